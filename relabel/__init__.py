@@ -1,0 +1,31 @@
+"""Find the false negatives among mined hard negatives, and write the cleaned training set back.
+
+The names below are all a notebook needs; each is imported on first use, so `import relabel` stays light.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from relabel.config import Config, load_config
+    from relabel.errors import RelabelError
+    from relabel.run import export_run, run
+
+_HOMES = {
+    "Config": "relabel.config",
+    "RelabelError": "relabel.errors",
+    "export_run": "relabel.run",
+    "load_config": "relabel.config",
+    "run": "relabel.run",
+}
+
+__all__ = ["Config", "RelabelError", "__version__", "export_run", "load_config", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'relabel' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

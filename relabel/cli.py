@@ -1,0 +1,286 @@
+"""The `relabel` command: parses arguments, calls, prints. Results go to stdout, all else to stderr.
+
+Exit codes: 0 everything is answered, abstained, refused or quarantined; 1 work was left unsent or unanswered, or
+`verify` found a difference; 2 bad usage, config or input, nothing usable.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relabel import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from relabel.estimate import TierEstimate
+    from relabel.ledger import Ledger
+    from relabel.run import Opened, Summary
+
+app = typer.Typer(
+    help="Find the false negatives among mined hard negatives, and write the cleaned training set back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a preset's name: quickstart, rlhn.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/rlhn.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated.")
+]
+Limit = Annotated[int | None, typer.Option(help="Take the first N records of the input only.", metavar="N")]
+Output = Annotated[Path | None, typer.Option(help="The run folder, in place of output.dir.", metavar="DIR")]
+
+
+def main() -> None:
+    """Run the command, with every error of ours as one message and no traceback."""
+    from relabel.errors import RelabelError, Unfinished
+    from relabel.text import printable
+
+    try:
+        app()
+    except Unfinished as fault:
+        print(f"relabel: {printable(str(fault))}", file=sys.stderr)
+        sys.exit(1)
+    except RelabelError as fault:
+        print(f"relabel: {printable(str(fault))}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    set_: Overrides = None,
+    limit: Limit = None,
+    output: Output = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT", help="Ask once more for what was 'abstained' or 'refused', or both with a comma."),
+    ] = None,
+) -> None:
+    """Clean a training set. Running again goes on where it stopped and sends nothing twice."""
+    from relabel.config import load_config
+    from relabel.progress import Screen
+    from relabel.run import run as start
+
+    console = _stderr()
+    loaded = load_config(config, set_ or [])
+    with Screen(console, bool(loaded.prices)) as screen:
+        summary = start(
+            loaded,
+            limit=limit,
+            output=output,
+            retry=_retry(retry),
+            watch=screen,
+            say=lambda message: _tell(console, message),
+        )
+    _print_summary(summary)
+    if summary.stopped:
+        _print_stopped(console, summary, config)
+        raise typer.Exit(1)
+
+
+@app.command()
+def estimate(config: ConfigPath, set_: Overrides = None, limit: Limit = None, output: Output = None) -> None:
+    """Say what a run will take: calls, tokens and cost per tier. Sends nothing."""
+    from relabel.config import load_config
+    from relabel.estimate import estimate as count
+    from relabel.ledger import Ledger, segments
+    from relabel.run import open_run, with_options
+
+    opened = open_run(with_options(load_config(config, set_ or []), limit, output))
+    if segments(opened.folder) or opened.config.ledger.read:
+        with Ledger(opened.folder, opened.config.ledger.read) as ledger:
+            tiers = count(opened, ledger)
+    else:
+        tiers = count(opened, None)
+    _print_estimate(tiers)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    policy: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="A policy's name, a YAML file, or YAML: '{relabel: [better]}'.")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="tevatron, flagembedding or sentence-transformers:LAYOUT.")
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="A file for the cleaned set alone, or a folder for all that is derived."),
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Export even if replies are missing.")] = False,
+) -> None:
+    """Derive the cleaned set again from a run's ledger, under another policy or in another format. Sends nothing."""
+    from relabel.run import export_run
+
+    written, report = export_run(run, policy=policy, format=format, to=to, partial=partial)
+    _print_counts(report)
+    print(f"cleaned     {written}")
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write report.html and report.json again, with all else that is derived, and print the counts."""
+    from relabel.run import export_run
+
+    _, found = export_run(run)
+    _print_counts(found)
+    print(f"report      {run / 'report.html'}")
+
+
+@app.command()
+def verify(run: RunFolder) -> None:
+    """Derive every key and every decision anew, and say what differs from what the run's folder holds."""
+    from relabel.run import reopen
+    from relabel.text import printable
+    from relabel.verify import verify as check
+
+    opened = reopen(run)
+    with _ledger_of(opened) as ledger:
+        findings = 0
+        for finding in check(opened, ledger):
+            findings += 1
+            print(printable(finding))
+    if findings:
+        raise typer.Exit(1)
+    print(f"{run}: every reply, key, decision and byte is as it must be")
+
+
+@app.command()
+def status(run: RunFolder) -> None:
+    """Say what a run's ledger holds, what it cost, and whether the run is complete."""
+    from relabel.config import load_config
+    from relabel.report import read_report
+    from relabel.run import CONFIG, ledger_of
+
+    config = load_config(run / CONFIG)
+    with ledger_of(run, config) as ledger:
+        _print_spent(config.prices, ledger)
+    found = read_report(run)
+    if found is None:
+        print("not complete: `relabel run` goes on")
+        raise typer.Exit(1)
+    _print_counts(found)
+
+
+def _retry(given: str | None) -> Any:
+    from relabel.errors import ConfigError
+
+    wanted = frozenset(part.strip() for part in given.split(",")) if given else frozenset()
+    if unknown := wanted - {"abstained", "refused"}:
+        raise ConfigError(f"--retry {', '.join(sorted(unknown))}: expected abstained or refused")
+    return wanted
+
+
+def _ledger_of(opened: Opened) -> Ledger:
+    from relabel.run import ledger_of
+
+    return ledger_of(opened.folder, opened.config)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _tell(console: Console, message: str) -> None:
+    from relabel.text import printable
+
+    console.print(printable(message), markup=False, soft_wrap=True)
+
+
+def _print_summary(summary: Summary) -> None:
+    if summary.report is not None:
+        _print_counts(summary.report)
+    tiers = summary.progress.tiers
+    sent, known = (sum(getattr(tier, name) for tier in tiers.values()) for name in ("sent", "from_ledger"))
+    tail = "unchanged, nothing to do" if summary.unchanged else f"{sent:,} sent, {known:,} from the ledger"
+    print(f"requests    {tail}")
+    print(f"run         {summary.folder}")
+
+
+def _print_counts(report: dict[str, Any]) -> None:
+    instances, candidates = report["instances"], report["candidates"]
+    print(
+        f"instances   {instances['in']:,} in = {instances['cleaned']:,} cleaned + {instances['removed']:,} removed + "
+        f"{instances['quarantined']:,} quarantined ({instances['changed']:,} changed)"
+    )
+    print(
+        f"candidates  {candidates['in']:,} in = {candidates['relabel']:,} relabel + {candidates['drop']:,} drop + "
+        f"{candidates['keep']:,} keep ({candidates['undecided']:,} undecided)"
+    )
+    for name, tier in report["tiers"].items():
+        said = [f"{count:,} {label}" for label, count in tier["labels"].items()]
+        said += [f"{count:,} abstained: {reason}" for reason, count in tier["abstained"].items()]
+        print(f"tier        {name}: {tier['candidates']:,} candidates: {', '.join(said)}")
+    if report["spent"]:
+        tokens = [sum(one[name] for one in report["spent"]) for name in ("prompt_tokens", "completion_tokens")]
+        cost = f"${report['usd']:.4f}" if report["usd"] is not None else "unpriced"
+        print(f"spent       {tokens[0]:,} tokens in, {tokens[1]:,} tokens out, {cost}")
+    for tier, found in report["mixed"].items():
+        for name, values in found.items():
+            print(f"mixed       {tier}: replies with {len(values)} different values of {name}: {', '.join(values)}")
+
+
+def _print_stopped(console: Console, summary: Summary, config: str) -> None:
+    progress = summary.progress
+    kept = sum(tier.replied for tier in progress.tiers.values())
+    lines = [f"Stopped: {summary.stopped}. {kept:,} new replies are safe in {summary.folder}."]
+    reasons = sorted(progress.unanswered.items(), key=lambda item: -item[1])
+    lines += [f"{count:,} requests without a reply: {reason}" for reason, count in reasons[:3]]
+    lines.append(f"To go on, run the same command again: relabel run {config} …")
+    for line in lines:
+        _tell(console, line)
+
+
+def _print_estimate(tiers: list[TierEstimate]) -> None:
+    if not tiers:
+        print("no tier asks a model: nothing to pay for")
+        return
+    header = ("tier", "model", "calls to send", "answered", "tokens in", "tokens out", "cost", "calls are")
+    rows = [header]
+    for one in tiers:
+        cost = f"${one.usd:,.2f}" if one.usd is not None else "unpriced"
+        numbers = (f"{n:,}" for n in (one.calls, one.answered, one.prompt_tokens, one.completion_tokens))
+        rows.append((one.tier, one.model, *numbers, cost, one.basis))  # type: ignore[arg-type]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column in (0, 1, 7) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+    costs = [one.usd for one in tiers]
+    if None not in costs:
+        print(f"in all      ${sum(cost for cost in costs if cost):,.2f}")
+
+
+def _print_spent(prices: dict[str, Any], ledger: Ledger) -> None:
+    from relabel.costs import Prices
+
+    for one in ledger.spent():
+        cost = Prices(prices).cost(one.model, one.usage)
+        shown = f"${cost:.4f}" if cost is not None else "unpriced"
+        print(
+            f"ledger      {one.tier} ({one.model}): {one.replies:,} replies, {one.refused:,} of them refused, "
+            f"{one.usage.prompt:,} tokens in, {one.usage.completion:,} out, {shown}"
+        )

@@ -1,0 +1,374 @@
+"""YAML -> validated settings. Unknown keys are refused with the nearest valid one; nothing is guessed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from relabel.errors import ConfigError
+from relabel.resources import shipped
+
+
+class Settings(BaseModel):
+    """The base of all settings: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            for key in given:
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
+                    known = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(cls.model_fields)}"
+                    raise ValueError(f"unknown key {str(key)!r}; {known}")
+        return given
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+class InputSettings(Settings):
+    """Where the training set lies. `subset` names the source dataset of records that do not say theirs."""
+
+    path: str
+    format: str = "auto"
+    subset: str = ""
+    limit: int | None = Field(None, ge=1)
+    split: str | None = None
+    name: str | None = None
+    revision: str | None = None
+    run: str | None = None
+
+
+class LLMJudgeSettings(Settings):
+    """A judge that asks a model. Sampling values shape the reply and are part of each request's key."""
+
+    prompt: str
+    model: str
+    client: str
+    model_revision: str | None = None
+    temperature: float | None = Field(0.0, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(4096, ge=1)
+    seed: int | None = None
+    extra_body: dict[str, Any] = {}
+    retries: int = Field(1, ge=0)
+    retry_temperature: float | None = Field(0.5, ge=0)
+    retry_max_tokens: int | None = Field(None, ge=1)
+    max_candidates: int = Field(30, ge=1)
+    context: int = Field(128_000, ge=256)
+
+    @model_validator(mode="after")
+    def _sound(self) -> LLMJudgeSettings:
+        if max(self.max_tokens or 0, self.retry_max_tokens or 0) >= self.context:
+            raise ValueError(f"max_tokens leaves no room for a prompt in a context of {self.context} tokens")
+        if fixed := sorted({"model", "messages", "n", "stream", "max_tokens", "seed"} & self.extra_body.keys()):
+            raise ValueError(f"extra_body may not set {', '.join(fixed)}")
+        return self
+
+
+class ScreenSettings(Settings):
+    """A judge that needs no model."""
+
+    screen: Literal["exact-duplicate", "near-duplicate", "lexical"]
+    threshold: float = Field(0.95, gt=0)
+
+
+def _judge_kind(given: Any) -> str:
+    if isinstance(given, dict):
+        return "screen" if "screen" in given else "llm"
+    return "screen" if isinstance(given, ScreenSettings) else "llm"
+
+
+JudgeSettings = Annotated[
+    Annotated[LLMJudgeSettings, Tag("llm")] | Annotated[ScreenSettings, Tag("screen")], Discriminator(_judge_kind)
+]
+
+
+class EscalateSettings(Settings):
+    """What a tier passes on: candidates with one of these labels ("abstained" is one), alone or with all the others."""
+
+    labels: list[str]
+    scope: Literal["candidate", "instance"] = "candidate"
+
+
+class TierSettings(Settings):
+    """One judge's place in the cascade."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    judge: JudgeSettings
+    escalate: EscalateSettings | None = None
+
+
+class CriteriaSettings(Settings):
+    """Which criteria judge which subset: `subsets` maps its name to a kind; kinds in `unjudged` are left alone."""
+
+    subsets: dict[str, str] = {}
+    unjudged: list[str] = []
+
+
+class PolicySettings(Settings):
+    """Which final labels lead to which decision. See relabel.policy for the rules and their order."""
+
+    relabel: list[str] = []
+    drop: list[str] = []
+    remove: list[str] = []
+    abstained: Literal["keep", "drop"] = "keep"
+    max_false_negatives: int | None = Field(None, ge=0)
+    min_negatives: int = Field(0, ge=0)
+    on_too_few: Literal["keep", "remove"] = "keep"
+
+    @model_validator(mode="after")
+    def _one_action_a_label(self) -> PolicySettings:
+        for label in {*self.relabel, *self.drop, *self.remove}:
+            if (label in self.relabel) + (label in self.drop) + (label in self.remove) > 1:
+                raise ValueError(f"label {label!r} leads to more than one action; name it once")
+        return self
+
+
+class OpenAIClientSettings(Settings):
+    """A server that speaks the OpenAI chat completions API, over HTTP. Azure with `azure_endpoint`."""
+
+    kind: Literal["openai"]
+    base_url: str | None = None
+    api_key_env: str | None = None
+    azure_endpoint: str | None = None
+    api_version: str | None = None
+    concurrency: int = Field(64, ge=1)
+    requests_per_minute: float | None = Field(None, gt=0)
+    tokens_per_minute: float | None = Field(None, gt=0)
+    timeout: float = Field(600, gt=0)
+    max_attempts: int = Field(8, ge=1)
+
+
+class ReplayClientSettings(Settings):
+    """Replies recorded in another run's ledger; nothing is ever sent."""
+
+    kind: Literal["replay"]
+    path: str
+    concurrency: int = Field(64, ge=1)
+
+
+ClientSettings = Annotated[OpenAIClientSettings | ReplayClientSettings, Field(discriminator="kind")]
+
+
+class Price(Settings):
+    """US dollars for a million tokens."""
+
+    prompt: float = Field(ge=0)
+    cached: float | None = Field(None, ge=0)
+    completion: float = Field(ge=0)
+
+
+class BudgetSettings(Settings):
+    """What this run's ledger may cost in all, over every restart."""
+
+    usd: float | None = Field(None, gt=0)
+    requests: int | None = Field(None, ge=0)
+
+
+class LedgerSettings(Settings):
+    """Other runs whose ledgers may answer, too."""
+
+    read: list[str] = []
+
+
+class OutputSettings(Settings):
+    """The run folder, and the format of the cleaned set ("same": the input's)."""
+
+    dir: str | None = None
+    format: str = "same"
+
+
+class Config(Settings):
+    """Everything a run is a function of, besides its source and its ledger."""
+
+    input: InputSettings
+    cascade: list[TierSettings] = Field(min_length=1)
+    policy: PolicySettings
+    criteria: CriteriaSettings = CriteriaSettings()
+    clients: dict[str, ClientSettings] = {}
+    prices: dict[str, Price] = {}
+    budget: BudgetSettings = BudgetSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    output: OutputSettings = OutputSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        names = [tier.name for tier in self.cascade]
+        if len(set(names)) < len(names):
+            raise ValueError(f"tiers share a name: {', '.join(names)}")
+        for place, tier in enumerate(self.cascade, 1):
+            if place < len(names) and tier.escalate is None:
+                raise ValueError(f"tier {tier.name!r} is not the last and has no 'escalate': nothing would pass it")
+            if place == len(names) and tier.escalate is not None:
+                raise ValueError(f"tier {tier.name!r} is the last: there is nothing to escalate to")
+            client = getattr(tier.judge, "client", None)
+            if client is not None and client not in self.clients:
+                known = ", ".join(self.clients) or "none"
+                raise ValueError(f"tier {tier.name!r} names the client {client!r}; clients are: {known}")
+        if self.budget.usd is not None:
+            models = {tier.judge.model for tier in self.cascade if isinstance(tier.judge, LLMJudgeSettings)}
+            if unpriced := sorted(models - self.prices.keys()):
+                raise ValueError(f"budget.usd needs prices for {', '.join(unpriced)}")
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file, or a shipped preset by its name, with `key.path=value` overrides on top.
+
+    A relative `input.path` means the working directory, or else the config's own folder; the run folder defaults to
+    `outputs/<the config's name>`. Raises ConfigError.
+    """
+    place = find_config(path)
+    given = read_yaml(place)
+    given.pop("run", None)
+    for override in overrides:
+        _override(given, override)
+    _locate(given, place.parent)
+    config = parse(Config, given, str(path))
+    folder = config.output.dir or str(Path("outputs") / place.stem)
+    return config.model_copy(update={"output": config.output.model_copy(update={"dir": folder})})
+
+
+def _locate(given: dict[str, Any], beside: Path) -> None:
+    """Make the paths that a config names absolute, so that the run can be taken up again from any folder."""
+
+    def absolute(place: Any, name: Any) -> None:
+        value = place[name]
+        if isinstance(value, str):
+            found = next((path for path in (Path(value), beside / value) if path.exists()), None)
+            if found is not None:
+                place[name] = str(found.absolute())
+
+    source, ledger, clients = given.get("input"), given.get("ledger"), given.get("clients")
+    if isinstance(source, dict) and "path" in source:
+        absolute(source, "path")
+    if isinstance(ledger, dict) and isinstance(ledger.get("read"), list):
+        for number in range(len(ledger["read"])):
+            absolute(ledger["read"], number)
+    for client in clients.values() if isinstance(clients, dict) else ():
+        if isinstance(client, dict) and "path" in client:
+            absolute(client, "path")
+    for tier in given["cascade"] if isinstance(given.get("cascade"), list) else ():
+        judge = tier.get("judge") if isinstance(tier, dict) else None
+        if isinstance(judge, dict) and str(judge.get("prompt", "")).endswith(".md"):
+            absolute(judge, "prompt")
+
+
+def find_config(path: str | Path) -> Path:
+    """A config file: as named, or a shipped one (`rlhn`, `configs/rlhn.yaml`) from any folder."""
+    place = Path(path)
+    if place.is_file():
+        return place
+    presets = shipped("configs")
+    preset = presets / (place.name if place.suffix else f"{place.name}.yaml")
+    if preset.is_file() and place.parent.name in ("", "configs"):
+        return preset
+    known = ", ".join(sorted(p.stem for p in presets.glob("*.yaml")))
+    raise ConfigError(f"{path}: no such config; name a YAML file or a preset ({known})")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file. Raises ConfigError with the place of a mistake."""
+    try:
+        return yaml_mapping(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ConfigError(f"{path}: {fault}") from None
+
+
+def yaml_mapping(text: str, where: str) -> dict[str, Any]:
+    """A YAML mapping from a text. Raises ConfigError with the place of a mistake."""
+    try:
+        given = yaml.load(text, Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as fault:
+        mark = fault.problem_mark
+        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{where}{at}: not valid YAML: {fault.problem}") from None
+    except yaml.YAMLError as fault:
+        raise ConfigError(f"{where}: not valid YAML: {fault}") from None
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}: expected a mapping with keys {', '.join(Config.model_fields)}")
+    return given
+
+
+class _StrictLoader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str):
+                if key in seen:
+                    raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse(model: type[AnySettings], given: Any, where: str) -> AnySettings:
+    """Validate; raises ConfigError that names each faulty key."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as fault:
+        raise ConfigError(_faults(fault, where)) from None
+
+
+def _override(given: dict[str, Any], override: str) -> None:
+    dotted, found, text = override.partition("=")
+    if not found or not dotted:
+        raise ConfigError(f"--set {override}: expected key.path=value")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        value = text
+    *parents, last = dotted.split(".")
+    place: Any = given
+    for depth, name in enumerate(parents, 1):
+        place = _step(place, name, override, ".".join(parents[:depth]))
+    if isinstance(place, list):
+        place[_position(place, last, override)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+
+
+def _step(place: Any, name: str, override: str, so_far: str) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, name, override)]
+    below = place.setdefault(name, {}) if isinstance(place, dict) else None
+    if below is None and isinstance(place, dict):
+        below = place[name] = {}
+    if not isinstance(below, (dict, list)):
+        raise ConfigError(f"--set {override}: {so_far} is a plain value, it has no keys")
+    return below
+
+
+def _position(items: list[Any], name: str, override: str) -> int:
+    """A place in a list: a tier by its name, or any item by its number from 0."""
+    for place, item in enumerate(items):
+        if isinstance(item, dict) and item.get("name") == name:
+            return place
+    if name.isdecimal() and int(name) < len(items):
+        return int(name)
+    names = [str(item.get("name", place)) for place, item in enumerate(items) if isinstance(item, dict)]
+    raise ConfigError(f"--set {override}: found no {name!r}; expected one of {', '.join(names) or 'nothing'}")
+
+
+def _without_tag(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A fault's place without the tag that pydantic puts in for the chosen kind of a client or a judge."""
+    tag = {"clients": 2, "cascade": 3}.get(str(loc[0]) if loc else "", len(loc))
+    return loc[:tag] + loc[tag + 1 :]
+
+
+def _faults(fault: ValidationError, where: str) -> str:
+    lines = []
+    for error in fault.errors(include_url=False, include_context=False, include_input=False):
+        place = ".".join(str(part) for part in _without_tag(error["loc"]))
+        message = error["msg"].removeprefix("Value error, ")
+        lines.append(f"{where}: {place + ': ' if place else ''}{message[:1].lower()}{message[1:]}")
+    return "\n".join(lines)

@@ -1,0 +1,124 @@
+"""What a run will take, before anything is spent: calls, tokens and US dollars per tier. Sends nothing.
+
+Calls of a tier are counted by rendering its prompts for what reaches it. What reaches a tier is known as far as the
+ledger answers; for the rest, the share that the answered part shows (a pilot: `relabel run --limit 200`) is taken, or
+all of it, as an upper bound, where nothing is answered yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from relabel.config import LLMJudgeSettings
+from relabel.costs import Prices
+from relabel.ledger import Ledger
+from relabel.records import Call, Instance, Quarantined, Reply, Usage
+from relabel.run import Opened
+
+BYTES_PER_TOKEN = 4.0
+"""English text by the usual tokenizers; replaced by what the ledger's replies show once there are any."""
+
+TOKENS_PER_REPLY = 1000
+"""What a listwise reply with its reasoning comes to; replaced likewise. RLHN's recorded replies average 1,000."""
+
+
+PILOT = 20
+"""Answered instances from which a tier's escalation rate is taken as measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class TierEstimate:
+    """One tier: how many calls its ledger answers already, and what is still to be sent."""
+
+    tier: str
+    model: str
+    answered: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float | None
+    basis: str
+
+
+@dataclass(slots=True)
+class _Count:
+    """What is known of one tier: instances that reach it, those that wait for a reply, and its calls."""
+
+    reached: int = 0
+    waiting: int = 0
+    calls: int = 0
+    size: int = 0
+    answered: int = 0
+    answered_size: int = 0
+    prompt: int = 0
+    completion: int = 0
+
+
+def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
+    """One estimate for each tier that asks a model; `ledger` tells what is answered already and how it went."""
+    judges = {tier.name: tier.judge for tier in opened.config.cascade if isinstance(tier.judge, LLMJudgeSettings)}
+    counts = {name: _Count() for name in judges}
+    for record in islice(opened.source, opened.config.input.limit):
+        if not isinstance(record, Quarantined):
+            _count(opened, record, ledger, counts)
+    prices = Prices(opened.config.prices)
+    found: list[TierEstimate] = []
+    before, open_before, basis = _Count(), 0.0, "every instance, counted"
+    for name, count in counts.items():
+        more, basis = _still_to_come(before, count, open_before) if found else (0.0, basis)
+        pattern = count if count.calls else before
+        calls = count.calls - count.answered + more * pattern.calls / max(pattern.reached, 1)
+        size = count.size - count.answered_size + more * pattern.size / max(pattern.reached, 1)
+        tokens_per_byte = count.prompt / count.answered_size if count.prompt else 1 / BYTES_PER_TOKEN
+        tokens_per_reply = count.completion / count.answered if count.completion else TOKENS_PER_REPLY
+        usage = Usage(round(size * tokens_per_byte), 0, round(calls * tokens_per_reply))
+        model = judges[name].model
+        cost = prices.cost(model, usage)
+        found.append(
+            TierEstimate(name, model, count.answered, round(calls), usage.prompt, usage.completion, cost, basis)
+        )
+        open_before = count.waiting + more
+        before = count if count.calls else before
+    return found
+
+
+def _still_to_come(before: _Count, count: _Count, waiting: float) -> tuple[float, str]:
+    """How many of the instances that wait at the tier before will reach this one too, and how that is known."""
+    if not waiting:
+        return 0.0, "every instance, counted"
+    answered = before.reached - before.waiting
+    if answered < PILOT:
+        return waiting, "at most: as if everything escalated; run a pilot with --limit to measure"
+    rate = count.reached / answered
+    return waiting * rate, f"{rate:.0%} escalated of {answered:,} answered"
+
+
+def _count(opened: Opened, instance: Instance, ledger: Ledger | None, counts: dict[str, _Count]) -> None:
+    asking = opened.cascade.judge(instance)
+    replies: Sequence[Reply | None] | None = None
+    complete: dict[str, bool] = {}
+    try:
+        while True:
+            calls = asking.send(replies)  # type: ignore[arg-type]
+            replies = [ledger.get(call.request.key) if ledger else None for call in calls]
+            for call, reply in zip(calls, replies, strict=True):
+                if not call.optional:
+                    _add(counts[call.tier], call, reply)
+                    complete[call.tier] = complete.get(call.tier, True) and reply is not None
+    except StopIteration:
+        for tier, answered in complete.items():
+            counts[tier].reached += 1
+            counts[tier].waiting += not answered
+
+
+def _add(count: _Count, call: Call, reply: Reply | None) -> None:
+    size = sum(len(message["content"].encode()) for message in call.request.messages)
+    count.calls += 1
+    count.size += size
+    if reply is not None:
+        count.answered += 1
+        count.answered_size += size
+        count.prompt += reply.usage.prompt
+        count.completion += reply.usage.completion

@@ -1,0 +1,114 @@
+"""Verdicts -> decisions. Pure rules, each a few lines, tried in order; the first that speaks decides.
+
+For a candidate: duplicate-of-positive, unanswered, unjudged, undecided, then what the label of its final verdict (that
+of the last tier that judged it) leads to: relabel, drop, remove, and else true-negative.
+For an instance: false-negatives-remove, too-many-false-negatives, too-few-negatives, and else keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from relabel.config import PolicySettings
+from relabel.records import UNANSWERED, Action, Decision, Instance, Outcome, Verdict
+
+Verdicts = tuple[Verdict, ...]
+CandidateRule = Callable[[PolicySettings, Verdicts], Decision | None]
+
+
+def unanswered(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
+    """A reply is missing: the candidate stays where it is for now. Only `export --partial` shows this."""
+    if verdicts and verdicts[-1].abstained == UNANSWERED:
+        return Decision("keep", "unanswered", f"no reply yet from tier {verdicts[-1].tier}", verdicts)
+    return None
+
+
+def unjudged(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
+    """No judge was asked, because the subset is left alone."""
+    return None if verdicts else Decision("keep", "unjudged", "the subset is left unjudged")
+
+
+def undecided(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
+    """The last judge abstained: what that means is a setting."""
+    last = verdicts[-1]
+    if last.abstained is None:
+        return None
+    return Decision(policy.abstained, "undecided", f"{last.tier} abstained: {last.abstained}", verdicts)
+
+
+def by_label(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
+    """What the final verdict's label leads to."""
+    last = verdicts[-1]
+    actions: tuple[tuple[list[str], Action, str], ...] = (
+        (policy.relabel, "relabel", "false-negative"),
+        (policy.drop, "drop", "false-negative"),
+        (policy.remove, "drop", "false-negative-removes-instance"),
+    )
+    for labels, action, rule in actions:
+        if last.label in labels:
+            return Decision(action, rule, f"{last.tier} says {last.label}", verdicts)
+    return None
+
+
+def true_negative(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
+    """Nothing speaks against the candidate."""
+    return Decision("keep", "true-negative", f"{verdicts[-1].tier} says {verdicts[-1].label}", verdicts)
+
+
+CANDIDATE_RULES: tuple[CandidateRule, ...] = (unanswered, unjudged, undecided, by_label, true_negative)
+
+
+def decide(
+    policy: PolicySettings, instance: Instance, verdicts: Sequence[Verdicts], needs_negatives: bool = False
+) -> Outcome:
+    """The outcome of an instance. `needs_negatives` says that its format cannot hold one without negatives."""
+    cache: dict[Verdicts, Decision] = {}
+    decisions = []
+    for said in verdicts:
+        if said not in cache:
+            cache[said] = _candidate(policy, said)
+        decisions.append(cache[said])
+    decisions = _once_among_positives(instance, decisions)
+    outcome = Outcome(instance, "keep", "keep", tuple(decisions))
+    rule = _instance_rule(policy, outcome, needs_negatives)
+    return replace(outcome, action="remove", rule=rule) if rule else outcome
+
+
+def _once_among_positives(instance: Instance, decisions: list[Decision]) -> list[Decision]:
+    """No text is twice among the positives, or on both sides: of equal candidates the first is relabelled."""
+    positives = {passage.identity for passage in instance.positives}
+    moving: dict[tuple[str, str], int] = {}
+    for place, decision in enumerate(decisions):
+        if decision.action == "relabel":
+            moving.setdefault(instance.negatives[place].identity, place)
+    for place, candidate in enumerate(instance.negatives):
+        if candidate.identity in positives or moving.get(candidate.identity, place) != place:
+            decisions[place] = replace(
+                decisions[place], action="drop", rule="duplicate-of-positive", reason="it is a positive, too"
+            )
+    return decisions
+
+
+def _candidate(policy: PolicySettings, verdicts: Verdicts) -> Decision:
+    spoken = (decision for rule in CANDIDATE_RULES if (decision := rule(policy, verdicts)) is not None)
+    return next(spoken)
+
+
+def _instance_rule(policy: PolicySettings, outcome: Outcome, needs_negatives: bool) -> str | None:
+    """Which rule removes the instance, if any."""
+    if not outcome.decisions:
+        return None
+    rules = [decision.rule for decision in outcome.decisions]
+    if "false-negative-removes-instance" in rules:
+        return "false-negatives-remove"
+    found = rules.count("false-negative")
+    if policy.max_false_negatives is not None and found > policy.max_false_negatives:
+        return "too-many-false-negatives"
+    kept = len(outcome.places("keep"))
+    if kept < len(rules):
+        if kept < policy.min_negatives and policy.on_too_few == "remove":
+            return "too-few-negatives"
+        if kept == 0 and needs_negatives:
+            return "format-needs-negatives"
+    return None

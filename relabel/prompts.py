@@ -1,0 +1,167 @@
+"""Prompts are files: what they are for, their variables, their reply's form, their criteria, and their words.
+
+A prompt is checked when it is loaded, before anything is sent: unknown keys, variables that are declared and not used
+or used and not declared, a reply form that no parser reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from jinja2 import meta
+from pydantic import Field
+
+from relabel.config import CriteriaSettings, Settings, parse, read_yaml, yaml_mapping
+from relabel.errors import ConfigError
+from relabel.records import Passage
+from relabel.resources import shipped
+
+DEFAULT_KIND = "question-answering"
+UNJUDGED = "unjudged"
+
+_ENVIRONMENT = jinja2.Environment(
+    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+)
+
+_LOOKALIKE = re.compile(
+    r"<(?=\s*/?\s*(?:query|title|passage|thinking|preference|verdict|better|worse)\b)|<(?=\|)",
+    re.IGNORECASE,
+)
+
+
+class Head(Settings):
+    """What stands in a prompt file before its words."""
+
+    name: str
+    version: int
+    purpose: str
+    form: Literal["listwise"]
+    reply: Literal["rlhn"]
+    variables: list[str]
+    criteria: dict[str, str] = Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A passage as a prompt shows it: its number there, its title and text fenced."""
+
+    number: int
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A loaded prompt. `hash` names its exact content: 12 hex digits of the file's sha256."""
+
+    head: Head
+    hash: str
+    _system: jinja2.Template
+    _user: jinja2.Template
+
+    @property
+    def label(self) -> str:
+        """How ledgers and reports name it: name, version and content."""
+        return f"{self.head.name}@{self.head.version}#{self.hash}"
+
+    def messages(
+        self, kind: str, query: str, positives: Sequence[Passage], candidates: Sequence[Passage]
+    ) -> tuple[dict[str, str], ...]:
+        """The prompt for one query, its passages numbered from 1 on each side and every text fenced."""
+        variables: dict[str, Any] = {
+            "criteria": self.head.criteria.get(kind, kind).strip(),
+            "query": fence(query),
+            "positives": _shown(positives),
+            "candidates": _shown(candidates),
+        }
+        return (
+            {"role": "system", "content": self._system.render(variables)},
+            {"role": "user", "content": self._user.render(variables)},
+        )
+
+
+def fence(text: str) -> str:
+    """The text, unable to end the fence it stands in: the `<` of look-alike delimiters becomes `&lt;`.
+
+    Look-alikes are the tags of the prompts and of their replies, and chat-template tokens (`<|…|>`). All else is
+    verbatim.
+    """
+    return _LOOKALIKE.sub("&lt;", text)
+
+
+def load_prompt(name: str) -> Prompt:
+    """A shipped prompt by its name, or any prompt by its path. Raises ConfigError."""
+    path = Path(name) if name.endswith(".md") else shipped("prompts") / f"{name}.md"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in shipped("prompts").glob("*.md")))
+        raise ConfigError(f"prompt {name!r} not found; expected one of {known}, or the path of a .md file")
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ConfigError(f"{path}: {fault}") from None
+    parts = re.fullmatch(r"---\n(.*?\n)---\n## system\n(.*)\n## user\n(.*)", content, re.DOTALL)
+    if parts is None:
+        raise ConfigError(f"{path}: expected a YAML head between two '---' lines, then '## system' and '## user'")
+    head = parse(Head, yaml_mapping(parts[1], str(path)), str(path))
+    _check_variables(path, head, parts[2] + parts[3])
+    digest = sha256(content.encode()).hexdigest()[:12]
+    return Prompt(head, digest, _ENVIRONMENT.from_string(parts[2].strip()), _ENVIRONMENT.from_string(parts[3].strip()))
+
+
+def _check_variables(path: Path, head: Head, words: str) -> None:
+    try:
+        used = meta.find_undeclared_variables(_ENVIRONMENT.parse(words))
+    except jinja2.TemplateSyntaxError as fault:
+        raise ConfigError(f"{path}: the prompt's words, line {fault.lineno}: {fault.message}") from None
+    declared, given = set(head.variables), {"criteria", "query", "positives", "candidates"}
+    faults = {
+        "used and not declared under 'variables'": used - declared,
+        "declared under 'variables' and not used": declared - used,
+        f"not among what a {head.form} prompt is given ({', '.join(sorted(given))})": declared - given,
+    }
+    for fault_name, names in faults.items():
+        if names:
+            raise ConfigError(f"{path}: {', '.join(sorted(names))}: {fault_name}")
+
+
+def _shown(passages: Sequence[Passage]) -> list[Shown]:
+    return [Shown(number, fence(p.title), fence(p.text)) for number, p in enumerate(passages, 1)]
+
+
+@cache
+def _shipped_subsets() -> Mapping[str, str]:
+    return read_yaml(shipped("prompts") / "subsets.yaml")
+
+
+class Criteria:
+    """Chooses the criteria for a subset: the config's word first, then what is known of it by name."""
+
+    def __init__(self, settings: CriteriaSettings) -> None:
+        self._subsets = {_plain(name): kind for name, kind in settings.subsets.items()}
+        self._unjudged = {*settings.unjudged, UNJUDGED}
+
+    def kind(self, subset: str) -> str | None:
+        """The kind of criteria for a subset, or a text that serves as such; None where it is left unjudged."""
+        name = _plain(subset)
+        kind = self._subsets.get(name) or _shipped_subsets().get(name, DEFAULT_KIND)
+        return None if kind in self._unjudged else kind
+
+    def check(self, prompt: Prompt) -> None:
+        """Refuse a kind that the prompt has no criteria for; a text of several words is criteria itself."""
+        known = [*prompt.head.criteria, UNJUDGED]
+        for kind in (*self._subsets.values(), *self._unjudged):
+            if kind not in known and not re.search(r"\s", kind.strip()):
+                raise ConfigError(
+                    f"criteria: found {kind!r}, expected one of {', '.join(known)}, or criteria in several words"
+                )
+
+
+def _plain(subset: str) -> str:
+    return subset.strip().lower().replace("-", "_").replace(" ", "_")

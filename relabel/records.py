@@ -1,0 +1,191 @@
+"""The data that flows through a run, in the words of the field. Frozen types, no logic beyond their identity.
+
+source -> Instance (query, positives, candidates) -> Call -> Reply -> Verdict -> Decision, gathered in an Outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Literal, TypeVar
+
+import orjson
+
+Action = Literal["relabel", "drop", "keep"]
+InstanceAction = Literal["keep", "remove"]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text that may answer a query. Its identity is (title, text); the docid is only a name for it."""
+
+    docid: str
+    title: str
+    text: str
+    score: float | None = None
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What makes two passages the same passage."""
+        return (self.title, self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One training instance. `negatives` are the candidates: the passages under judgement.
+
+    `line` is the 1-based number of its (first) record in the source; `origin` belongs to the format that read it.
+    """
+
+    line: int
+    query_id: str
+    query: str
+    positives: tuple[Passage, ...]
+    negatives: tuple[Passage, ...]
+    subset: str = ""
+    origin: Any = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An input record that cannot be used: where it stood, why, and the record itself."""
+
+    line: int
+    reason: str
+    record: Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a model, before any server's dialect.
+
+    `sampling` holds what shapes the reply (temperature, top_p, max_tokens, seed, and whatever `extra_body` adds);
+    `sample` tells apart repeated questions with the same words. Addresses, keys and time-outs are not part of it.
+    """
+
+    model: str
+    messages: tuple[Mapping[str, str], ...]
+    sampling: Mapping[str, Any]
+    reply_schema: Mapping[str, Any] | None = None
+    sample: int = 0
+    model_revision: str | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """The request's name in every ledger: 32 hex digits of the sha256 of its canonical JSON."""
+        logical: dict[str, Any] = {
+            "model": self.model,
+            "messages": self.messages,
+            "sampling": self.sampling,
+            "reply_schema": self.reply_schema,
+            "sample": self.sample,
+        }
+        if self.model_revision is not None:
+            logical["model_revision"] = self.model_revision
+        return sha256(orjson.dumps(logical, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, as the server counted them. `cached` is the part of `prompt` read from a cache."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for a request, raw.
+
+    `status` is "ok" for a completion (whatever its finish_reason) and "refused" when the server would not answer this
+    very request (context length, content filter); then `text` is empty and `error` says why.
+    """
+
+    status: Literal["ok", "refused"]
+    text: str = ""
+    finish_reason: str | None = None
+    refusal: str | None = None
+    reasoning: str | None = None
+    error: str | None = None
+    model: str = ""
+    fingerprint: str | None = None
+    dialect: str = ""
+    usage: Usage = Usage()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request with its address: the client that shall answer it and the tier and prompt that ask.
+
+    An `optional` call is answered only if the ledger holds its reply; it is never sent.
+    """
+
+    request: Request
+    tier: str
+    client: str
+    prompt: str
+    optional: bool = False
+
+
+T = TypeVar("T")
+Asking = Generator[Sequence[Call], Sequence[Reply | None], T]
+"""Code that asks by yielding calls and is sent their replies, None where there is none (yet).
+
+Whoever drives it decides where replies come from: the ledger, a server, a batch file. It does no I/O itself.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one judge says of one candidate: a `label`, or none and the reason why it `abstained`."""
+
+    tier: str
+    judge: str
+    model: str | None
+    label: str | None
+    abstained: str | None = None
+    score: float | None = None
+    evidence: str | None = None
+    key: str | None = None
+
+
+UNANSWERED = "unanswered"
+"""The reason of a verdict that waits for a reply which is not in the ledger yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of one candidate, the rule that said so, and the verdicts it rests on."""
+
+    action: Action
+    rule: str
+    reason: str
+    verdicts: tuple[Verdict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An instance with what was decided about it: one decision per candidate, in order, and one for the whole."""
+
+    instance: Instance
+    action: InstanceAction
+    rule: str
+    decisions: tuple[Decision, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether no verdict is still waiting for its reply."""
+        return all(v.abstained != UNANSWERED for d in self.decisions for v in d.verdicts)
+
+    def places(self, action: Action) -> list[int]:
+        """The 0-based places of the candidates with this action."""
+        return [place for place, decision in enumerate(self.decisions) if decision.action == action]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the cleaned set differs from the source at this instance."""
+        return self.action == "remove" or any(d.action != "keep" for d in self.decisions)

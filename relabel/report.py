@@ -1,0 +1,81 @@
+"""report.json and report.html: what a run did, in numbers that add up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import orjson
+
+from relabel.config import Config
+from relabel.costs import Prices
+from relabel.ledger import Ledger
+from relabel.tally import Tally
+
+REPORT, PAGE = "report.json", "report.html"
+
+
+def build_report(config: Config, tally: Tally, ledger: Ledger) -> dict[str, Any]:
+    """The numbers of a run. Raises nothing; a model without a price has no cost (null)."""
+    prices = Prices(config.prices)
+    spent: list[dict[str, Any]] = [
+        {
+            "tier": one.tier,
+            "model": one.model,
+            "replies": one.replies,
+            "refused": one.refused,
+            "prompt_tokens": one.usage.prompt,
+            "cached_tokens": one.usage.cached,
+            "completion_tokens": one.usage.completion,
+            "usd": _rounded(prices.cost(one.model, one.usage)),
+        }
+        for one in ledger.spent()
+    ]
+    costs: list[float | None] = [one["usd"] for one in spent]
+    return {
+        **tally.as_dict(),
+        "spent": spent,
+        "usd": None if None in costs else _rounded(sum(cost or 0.0 for cost in costs)),
+        "mixed": mixed(ledger),
+    }
+
+
+def mixed(ledger: Ledger) -> dict[str, dict[str, list[str]]]:
+    """For each tier, of what there is more than one among its replies: endpoint, served model, fingerprint, dialect."""
+    seen: dict[str, dict[str, set[str]]] = {}
+    for context in ledger.contexts():
+        tier = seen.setdefault(context["tier"], {})
+        for name in ("endpoint", "served_model", "fingerprint", "dialect"):
+            if context[name]:
+                tier.setdefault(name, set()).add(context[name])
+    several = {
+        tier: {name: sorted(values) for name, values in found.items() if len(values) > 1}
+        for tier, found in sorted(seen.items())
+    }
+    return {tier: found for tier, found in several.items() if found}
+
+
+def write_report(folder: Path, report: Mapping[str, Any], title: str) -> None:
+    """Write report.html, then report.json: where the latter is, all the rest is."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("relabel", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("report.html").render(report=report, title=title)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    content = orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    (folder / REPORT).write_bytes(content)
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The report of a run, or None if there is none that can be read."""
+    try:
+        found = orjson.loads((folder / REPORT).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _rounded(usd: float | None) -> float | None:
+    return None if usd is None else round(usd, 6)

@@ -1,0 +1,126 @@
+"""Counts of a run, kept while its records stream by. They add up: each record and each candidate counts once."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from relabel.records import UNANSWERED, Outcome, Quarantined, Verdict
+
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(slots=True)
+class SubsetTally:
+    """What became of one subset."""
+
+    instances: Counter[str] = field(default_factory=Counter)
+    candidates: Counter[str] = field(default_factory=Counter)
+    changed: int = 0
+    undecided: int = 0
+
+
+@dataclass(slots=True)
+class TierTally:
+    """What one tier said: of how many candidates, with which labels, and why it abstained."""
+
+    candidates: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    abstained: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class Tally:
+    """All counts of a run. Memory grows with the number of subsets, labels and reasons, not of instances."""
+
+    subsets: dict[str, SubsetTally] = field(default_factory=dict)
+    tiers: dict[str, TierTally] = field(default_factory=dict)
+    rules: Counter[str] = field(default_factory=Counter)
+    instance_rules: Counter[str] = field(default_factory=Counter)
+    quarantined: Counter[str] = field(default_factory=Counter)
+    unanswered: int = 0
+
+    def add(self, record: Outcome | Quarantined) -> None:
+        """Count one record."""
+        if isinstance(record, Quarantined):
+            self.quarantined[_NUMBER.sub("N", record.reason)] += 1
+            return
+        subset = self.subsets.setdefault(record.instance.subset, SubsetTally())
+        subset.instances[record.action] += 1
+        subset.changed += record.changed
+        if record.action == "remove":
+            self.instance_rules[record.rule] += 1
+        verdicts: Counter[Verdict] = Counter()
+        for decision in record.decisions:
+            subset.candidates[decision.action] += 1
+            subset.undecided += decision.rule == "undecided"
+            self.rules[decision.rule] += 1
+            verdicts.update(decision.verdicts)
+            self.unanswered += bool(decision.verdicts) and decision.verdicts[-1].abstained == UNANSWERED
+        for verdict, count in verdicts.items():
+            self._add_verdict(verdict, count)
+
+    def _add_verdict(self, verdict: Verdict, count: int) -> None:
+        tier = self.tiers.setdefault(verdict.tier, TierTally())
+        tier.candidates += count
+        if verdict.label is not None:
+            tier.labels[verdict.label] += count
+        else:
+            tier.abstained[verdict.abstained or ""] += count
+
+    @property
+    def instances(self) -> int:
+        """All records read, the quarantined included."""
+        return sum(sum(s.instances.values()) for s in self.subsets.values()) + sum(self.quarantined.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts for report.json, with sums over the subsets."""
+        instances: Counter[str] = Counter()
+        candidates: Counter[str] = Counter()
+        for subset in self.subsets.values():
+            instances.update(subset.instances)
+            candidates.update(subset.candidates)
+        return {
+            "instances": {
+                "in": self.instances,
+                "cleaned": instances["keep"],
+                "removed": instances["remove"],
+                "quarantined": sum(self.quarantined.values()),
+                "changed": sum(subset.changed for subset in self.subsets.values()),
+            },
+            "candidates": {
+                "in": sum(candidates.values()),
+                **_actions(candidates),
+                "undecided": sum(subset.undecided for subset in self.subsets.values()),
+                "unanswered": self.unanswered,
+            },
+            "rules": dict(sorted(self.rules.items())),
+            "removed_by": dict(sorted(self.instance_rules.items())),
+            "quarantined_for": dict(self.quarantined.most_common(50)),
+            "subsets": {name: _subset(subset) for name, subset in sorted(self.subsets.items())},
+            "tiers": {
+                name: {
+                    "candidates": tier.candidates,
+                    "labels": dict(sorted(tier.labels.items())),
+                    "abstained": dict(sorted(tier.abstained.items())),
+                }
+                for name, tier in self.tiers.items()
+            },
+        }
+
+
+def _subset(subset: SubsetTally) -> dict[str, Any]:
+    return {
+        "instances": sum(subset.instances.values()),
+        "removed": subset.instances["remove"],
+        "changed": subset.changed,
+        "candidates": sum(subset.candidates.values()),
+        **_actions(subset.candidates),
+        "undecided": subset.undecided,
+    }
+
+
+def _actions(candidates: Counter[str]) -> dict[str, int]:
+    return {action: candidates[action] for action in ("relabel", "drop", "keep")}
