@@ -6,6 +6,7 @@ Exit codes: 0 everything is answered, abstained, refused or quarantined; 1 work 
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,12 +41,14 @@ Output = Annotated[Path | None, typer.Option(help="The run folder, in place of o
 
 def main() -> None:
     """Run the command, with every error of ours as one message and no traceback."""
-    from relabel.errors import RelabelError, Unfinished
+    from relabel.errors import RelabelError, RunStopped, Unfinished
     from relabel.text import printable
 
+    gc.freeze()  # what is imported by now lives as long as the process: no use in looking through it again
+    gc.set_threshold(50_000, 20, 20)
     try:
         app()
-    except Unfinished as fault:
+    except (Unfinished, RunStopped) as fault:
         print(f"relabel: {printable(str(fault))}", file=sys.stderr)
         sys.exit(1)
     except RelabelError as fault:
@@ -167,11 +170,10 @@ def verify(run: RunFolder) -> None:
 @app.command()
 def status(run: RunFolder) -> None:
     """Say what a run's ledger holds, what it cost, and whether the run is complete."""
-    from relabel.config import load_config
     from relabel.report import read_report
-    from relabel.run import CONFIG, ledger_of
+    from relabel.run import ledger_of, recorded_config
 
-    config = load_config(run / CONFIG)
+    config, _ = recorded_config(run)
     with ledger_of(run, config) as ledger:
         _print_spent(config.prices, ledger)
     found = read_report(run)

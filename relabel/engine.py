@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 
 from relabel.cascade import Cascade
 from relabel.clients import Client
@@ -22,10 +23,13 @@ from relabel.config import BudgetSettings
 from relabel.costs import Prices
 from relabel.errors import LedgerError, RelabelError, RunStopped, Unanswered
 from relabel.formats import Source
-from relabel.ledger import Entry, Ledger
+from relabel.ledger import Entry, Ledger, Spent
 from relabel.records import Call, Instance, Quarantined, Reply, Usage
 
 _READ_AHEAD = 32
+
+_IN_VAIN = 100
+"""So many requests (and twice as many as a client has in flight) without one reply end a run."""
 
 
 @dataclass(slots=True)
@@ -71,14 +75,82 @@ class Stop:
     def __init__(self) -> None:
         self.reason = ""
         self.error: RelabelError | None = None
+        self.on_request: list[Callable[[], None]] = []
+        """What else to do when somebody will not wait for calls that wait themselves."""
 
     def __bool__(self) -> bool:
         return bool(self.reason)
 
     def request(self, reason: str, error: RelabelError | None = None) -> None:
-        """Stop for this reason; the first one given stands."""
+        """Stop for this reason; the first one given stands. Calls that wait to be sent are given up."""
+        self.admit_no_more(reason, error)
+        for act in self.on_request:
+            act()
+
+    def admit_no_more(self, reason: str, error: RelabelError | None = None) -> None:
+        """Stop for this reason, once the calls that are on their way have their replies."""
         if not self.reason:
             self.reason, self.error = reason, error
+
+
+class Budget:
+    """What may still be sent. Near its end that is known only when the calls in flight have landed."""
+
+    def __init__(self, limits: BudgetSettings, prices: Prices, spent: Sequence[Spent]) -> None:
+        self._limits = limits
+        self._prices = prices
+        self._replies: Counter[str] = Counter()
+        self._usd: defaultdict[str, float] = defaultdict(float)
+        for one in spent:
+            self._replies[one.model] += one.replies
+            self._usd[one.model] += prices.cost(one.model, one.usage) or 0.0
+        self._in_flight: Counter[str] = Counter()
+        self._landed = asyncio.Event()
+
+    def reached(self) -> str:
+        """Which limit is reached, in words; nothing as long as none is."""
+        requests, usd = self._replies.total() + self._in_flight.total(), sum(self._usd.values())
+        if self._limits.requests is not None and requests >= self._limits.requests:
+            return f"budget.requests is reached: {requests}"
+        if self._limits.usd is not None and usd >= self._limits.usd:
+            return f"budget.usd is reached: {usd:.2f}"
+        return ""
+
+    async def admit(self, model: str, stop: Stop) -> bool:
+        """Whether another call of this model may be sent; waits while calls in flight may use up what is left."""
+        while not stop:
+            if reached := self.reached():
+                stop.admit_no_more(reached)
+            elif self._affordable():
+                self._in_flight[model] += 1
+                return True
+            else:
+                await self._landed.wait()
+        return False
+
+    def _affordable(self) -> bool:
+        if self._limits.usd is None or not self._in_flight.total():
+            return True
+        expected = sum(calls * self._price(model) for model, calls in self._in_flight.items())
+        return sum(self._usd.values()) + expected < self._limits.usd
+
+    def _price(self, model: str) -> float:
+        """What a call of this model is likely to cost, in US dollars: all there is, until the first has landed."""
+        if self._replies[model]:
+            return self._usd[model] / self._replies[model]
+        return self._limits.usd or 0.0 if self._prices.cost(model, Usage()) is not None else 0.0
+
+    def land(self, model: str, reply: Reply | None) -> float:
+        """A call of this model has got this reply, or none; returns its cost in US dollars."""
+        self._in_flight[model] -= 1
+        cost = 0.0
+        if reply is not None:
+            cost = self._prices.cost(model, reply.usage) or 0.0
+            self._replies[model] += 1
+            self._usd[model] += cost
+        self._landed.set()
+        self._landed = asyncio.Event()
+        return cost
 
 
 class Asker:
@@ -95,14 +167,12 @@ class Asker:
     ) -> None:
         self._ledger = ledger
         self._clients = clients
-        self._budget = budget
-        self._prices = prices
+        self._budget = Budget(budget, prices, ledger.spent())
         self._progress = progress
         self._stop = stop
         self._in_flight: dict[str, asyncio.Future[Reply | None]] = {}
-        spent = ledger.spent()
-        self._requests = sum(one.replies for one in spent)
-        self._usd = sum(prices.cost(one.model, one.usage) or 0.0 for one in spent)
+        self._in_vain = 0
+        stop.on_request += [client.halt for client in clients.values()]
 
     async def ask(self, call: Call) -> Reply | None:
         """The reply, or None where there is none: an optional call, a stop, or no answer after all attempts."""
@@ -115,54 +185,53 @@ class Asker:
         if (known := self._ledger.get(key)) is not None:
             tier.from_ledger += 1
             return known
-        if call.optional or not self._may_send():
+        if call.optional or self._stop:
             return None
         future = self._in_flight[key] = asyncio.get_running_loop().create_future()
         reply = None
         try:
-            reply = await self._send(call, tier)
+            if await self._budget.admit(call.request.model, self._stop):
+                reply = await self._send(call, tier)
         finally:
             del self._in_flight[key]
             future.set_result(reply)
         return reply
 
-    def _may_send(self) -> bool:
-        if self._stop:
-            return False
-        if self._budget.requests is not None and self._requests >= self._budget.requests:
-            self._stop.request(f"budget.requests is reached: {self._requests}")
-        elif self._budget.usd is not None and self._usd >= self._budget.usd:
-            self._stop.request(f"budget.usd is reached: {self._usd:.2f}")
-        return not self._stop
-
     async def _send(self, call: Call, tier: TierProgress) -> Reply | None:
         client = self._clients[call.client]
-        self._requests += 1
         tier.sent += 1
         tier.in_flight += 1
+        reply = None
         try:
-            reply = await client.send(call.request)
-            await self._ledger.append(Entry(call, reply, client.endpoint))
+            found = await client.send(call.request)
+            await self._ledger.append(Entry(call, found, client.endpoint))
+            reply = found
         except Unanswered as fault:
             tier.unanswered += 1
-            reason = str(fault)
-            self._progress.unanswered[reason] = self._progress.unanswered.get(reason, 0) + 1
-            return None
+            self._count_unanswered(str(fault), client)
         except (RunStopped, LedgerError) as fault:
             self._stop.request(str(fault), fault)
-            return None
         finally:
             tier.in_flight -= 1
-        cost = self._prices.cost(call.request.model, reply.usage) or 0.0
-        self._usd += cost
-        tier.replied += 1
-        tier.cost += cost
-        tier.usage = Usage(
-            tier.usage.prompt + reply.usage.prompt,
-            tier.usage.cached + reply.usage.cached,
-            tier.usage.completion + reply.usage.completion,
-        )
+            cost = self._budget.land(call.request.model, reply)
+        if reply is not None:
+            self._in_vain = 0
+            tier.replied += 1
+            tier.cost += cost
+            tier.usage = Usage(
+                tier.usage.prompt + reply.usage.prompt,
+                tier.usage.cached + reply.usage.cached,
+                tier.usage.completion + reply.usage.completion,
+            )
         return reply
+
+    def _count_unanswered(self, reason: str, client: Client) -> None:
+        """Keep the reason; after very many in a row without one reply between, stop."""
+        reasons = self._progress.unanswered
+        reasons[reason] = reasons.get(reason, 0) + 1
+        self._in_vain += 1
+        if self._in_vain >= max(_IN_VAIN, 2 * client.concurrency):
+            self._stop.request(f"the last {self._in_vain} requests got no reply: {reason}")
 
 
 async def answer(
@@ -180,7 +249,7 @@ async def answer(
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_read(source, queue, progress, stop, workers, limit))
         for _ in range(workers):
-            tasks.create_task(_work(cascade, asker, queue, progress))
+            tasks.create_task(_work(cascade, asker, queue, progress, stop))
 
 
 async def _read(
@@ -196,7 +265,11 @@ async def _read(
     records = islice(source, limit)
     with ThreadPoolExecutor(1, "reader") as thread:
         while not stop:
-            batch = await loop.run_in_executor(thread, _take, records)
+            try:
+                batch = await loop.run_in_executor(thread, _take, records)
+            except RelabelError as fault:
+                stop.admit_no_more(str(fault), fault)
+                break
             for record in batch:
                 if isinstance(record, Quarantined):
                     progress.quarantined += 1
@@ -214,9 +287,14 @@ def _take(records: Iterator[Instance | Quarantined]) -> list[Instance | Quaranti
     return list(islice(records, _READ_AHEAD))
 
 
-async def _work(cascade: Cascade, asker: Asker, queue: asyncio.Queue[Instance | None], progress: Progress) -> None:
+async def _work(
+    cascade: Cascade, asker: Asker, queue: asyncio.Queue[Instance | None], progress: Progress, stop: Stop
+) -> None:
     while (instance := await queue.get()) is not None:
-        await _answer_one(cascade, asker, instance, progress)
+        try:
+            await _answer_one(cascade, asker, instance, progress)
+        except RelabelError as fault:
+            stop.request(str(fault), fault)
         progress.instances += 1
 
 
@@ -245,9 +323,10 @@ def interruptible(stop: Stop) -> Iterator[None]:
         yield
         return
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    interrupts = count(1)
 
     def interrupt() -> None:
-        if stop and task is not None:
+        if next(interrupts) > 1 and task is not None:
             task.cancel()
         stop.request("interrupted")
 

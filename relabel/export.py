@@ -140,17 +140,17 @@ class DecisionsWriter:
         columns["action"] += [decision.action for decision in outcome.decisions]
         columns["rule"] += [decision.rule for decision in outcome.decisions]
         columns["reason"] += [decision.reason for decision in outcome.decisions]
-        said: dict[tuple[Verdict, ...], str] = {}
+        finals = [decision.verdicts[-1] if decision.verdicts else None for decision in outcome.decisions]
+        columns["tier"] += [final and final.tier for final in finals]
+        columns["label"] += [final and final.label for final in finals]
+        columns["score"] += [final and final.score for final in finals]
+        columns["evidence"] += [final and final.evidence for final in finals]
+        said: dict[int, str] = {}
         for decision in outcome.decisions:
-            verdicts = decision.verdicts
-            last = verdicts[-1] if verdicts else None
-            columns["tier"].append(last.tier if last else None)
-            columns["label"].append(last.label if last else None)
-            columns["score"].append(last.score if last else None)
-            columns["evidence"].append(last.evidence if last else None)
-            if verdicts not in said:
-                said[verdicts] = verdicts_json(verdicts)
-            columns["verdicts"].append(said[verdicts])
+            found = said.get(id(decision))
+            if found is None:
+                found = said[id(decision)] = verdicts_json(decision.verdicts)
+            columns["verdicts"].append(found)
         if len(columns["line"]) >= _ROW_GROUP:
             self._flush()
 

@@ -83,8 +83,8 @@ class ListwiseJudge:
             return []
         count = -(-len(places) // self.settings.max_candidates)
         width = -(-len(places) // count)
-        rough = 4 * (len(instance.query) + _letters(instance.positives) + _letters(instance.negatives))
-        if rough + 65_536 < self._limit:
+        letters = len(instance.query) + _letters(instance.positives) + _letters(instance.negatives)
+        if 4 * letters + 65_536 < self._limit:
             return [list(places[start : start + width]) for start in range(0, len(places), width)]
         room = self._limit - _size(self.prompt.messages(kind, instance.query, instance.positives, []))
         lists: list[list[int]] = [[]]
@@ -201,4 +201,4 @@ def _size(messages: tuple[dict[str, str], ...]) -> int:
 
 
 def _letters(passages: Sequence[Passage]) -> int:
-    return sum(len(passage.text) + len(passage.title) + _PER_PASSAGE // 4 for passage in passages)
+    return sum([len(passage.text) + len(passage.title) + _PER_PASSAGE for passage in passages])

@@ -1,7 +1,7 @@
 """Verdicts -> decisions. Pure rules, each a few lines, tried in order; the first that speaks decides.
 
 For a candidate: duplicate-of-positive, unanswered, unjudged, undecided, then what the label of its final verdict (that
-of the last tier that judged it) leads to: relabel, drop, remove, and else true-negative.
+of the last tier that judged it) leads to: relabel, drop, remove, and else no-objection.
 For an instance: false-negatives-remove, too-many-false-negatives, too-few-negatives, and else keep.
 """
 
@@ -51,12 +51,12 @@ def by_label(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
     return None
 
 
-def true_negative(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
+def no_objection(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
     """Nothing speaks against the candidate."""
-    return Decision("keep", "true-negative", f"{verdicts[-1].tier} says {verdicts[-1].label}", verdicts)
+    return Decision("keep", "no-objection", f"{verdicts[-1].tier} says {verdicts[-1].label}", verdicts)
 
 
-CANDIDATE_RULES: tuple[CandidateRule, ...] = (unanswered, unjudged, undecided, by_label, true_negative)
+CANDIDATE_RULES: tuple[CandidateRule, ...] = (unanswered, unjudged, undecided, by_label, no_objection)
 
 
 def decide(
@@ -66,9 +66,10 @@ def decide(
     cache: dict[Verdicts, Decision] = {}
     decisions = []
     for said in verdicts:
-        if said not in cache:
-            cache[said] = _candidate(policy, said)
-        decisions.append(cache[said])
+        decision = cache.get(said)
+        if decision is None:
+            decision = cache[said] = _candidate(policy, said)
+        decisions.append(decision)
     decisions = _once_among_positives(instance, decisions)
     outcome = Outcome(instance, "keep", "keep", tuple(decisions))
     rule = _instance_rule(policy, outcome, needs_negatives)
@@ -77,6 +78,9 @@ def decide(
 
 def _once_among_positives(instance: Instance, decisions: list[Decision]) -> list[Decision]:
     """No text is twice among the positives, or on both sides: of equal candidates the first is relabelled."""
+    passages = (*instance.positives, *instance.negatives)
+    if len({passage.text for passage in passages}) == len(passages):
+        return decisions
     positives = {passage.identity for passage in instance.positives}
     moving: dict[tuple[str, str], int] = {}
     for place, decision in enumerate(decisions):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -48,15 +48,6 @@ class Head(Settings):
     criteria: dict[str, str] = Field(min_length=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A passage as a prompt shows it: its number there, its title and text fenced."""
-
-    number: int
-    title: str
-    text: str
-
-
 @dataclass(frozen=True)
 class Prompt:
     """A loaded prompt. `hash` names its exact content: 12 hex digits of the file's sha256."""
@@ -65,6 +56,7 @@ class Prompt:
     hash: str
     _system: jinja2.Template
     _user: jinja2.Template
+    _rendered: dict[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -75,16 +67,16 @@ class Prompt:
         self, kind: str, query: str, positives: Sequence[Passage], candidates: Sequence[Passage]
     ) -> tuple[dict[str, str], ...]:
         """The prompt for one query, its passages numbered from 1 on each side and every text fenced."""
-        variables: dict[str, Any] = {
-            "criteria": self.head.criteria.get(kind, kind).strip(),
+        system = self._rendered.get(kind)
+        if system is None:
+            criteria = self.head.criteria.get(kind, kind).strip()
+            system = self._rendered[kind] = self._system.render(criteria=criteria)
+        shown: dict[str, Any] = {
             "query": fence(query),
             "positives": _shown(positives),
             "candidates": _shown(candidates),
         }
-        return (
-            {"role": "system", "content": self._system.render(variables)},
-            {"role": "user", "content": self._user.render(variables)},
-        )
+        return ({"role": "system", "content": system}, {"role": "user", "content": self._user.render(shown)})
 
 
 def fence(text: str) -> str:
@@ -93,7 +85,7 @@ def fence(text: str) -> str:
     Look-alikes are the tags of the prompts and of their replies, and chat-template tokens (`<|…|>`). All else is
     verbatim.
     """
-    return _LOOKALIKE.sub("&lt;", text)
+    return _LOOKALIKE.sub("&lt;", text) if "<" in text else text
 
 
 def load_prompt(name: str) -> Prompt:
@@ -110,29 +102,35 @@ def load_prompt(name: str) -> Prompt:
     if parts is None:
         raise ConfigError(f"{path}: expected a YAML head between two '---' lines, then '## system' and '## user'")
     head = parse(Head, yaml_mapping(parts[1], str(path)), str(path))
-    _check_variables(path, head, parts[2] + parts[3])
+    _check_variables(path, head, parts[2], parts[3])
     digest = sha256(content.encode()).hexdigest()[:12]
     return Prompt(head, digest, _ENVIRONMENT.from_string(parts[2].strip()), _ENVIRONMENT.from_string(parts[3].strip()))
 
 
-def _check_variables(path: Path, head: Head, words: str) -> None:
-    try:
-        used = meta.find_undeclared_variables(_ENVIRONMENT.parse(words))
-    except jinja2.TemplateSyntaxError as fault:
-        raise ConfigError(f"{path}: the prompt's words, line {fault.lineno}: {fault.message}") from None
-    declared, given = set(head.variables), {"criteria", "query", "positives", "candidates"}
-    faults = {
-        "used and not declared under 'variables'": used - declared,
-        "declared under 'variables' and not used": declared - used,
-        f"not among what a {head.form} prompt is given ({', '.join(sorted(given))})": declared - given,
-    }
-    for fault_name, names in faults.items():
-        if names:
-            raise ConfigError(f"{path}: {', '.join(sorted(names))}: {fault_name}")
+_GIVEN = {"system": {"criteria"}, "user": {"query", "positives", "candidates"}}
+"""What each part of a prompt may show. The system part is the same for all queries of a kind, so servers cache it."""
 
 
-def _shown(passages: Sequence[Passage]) -> list[Shown]:
-    return [Shown(number, fence(p.title), fence(p.text)) for number, p in enumerate(passages, 1)]
+def _check_variables(path: Path, head: Head, system: str, user: str) -> None:
+    used: set[str] = set()
+    for part, words in (("system", system), ("user", user)):
+        try:
+            found = meta.find_undeclared_variables(_ENVIRONMENT.parse(words))
+        except jinja2.TemplateSyntaxError as fault:
+            raise ConfigError(f"{path}: ## {part}, line {fault.lineno}: {fault.message}") from None
+        if unknown := found - _GIVEN[part]:
+            given = ", ".join(sorted(_GIVEN[part]))
+            raise ConfigError(f"{path}: ## {part} uses {', '.join(sorted(unknown))}; it is given {given}")
+        used |= found
+    declared = set(head.variables)
+    if used != declared:
+        names = ", ".join(sorted(used ^ declared))
+        raise ConfigError(f"{path}: 'variables' and what the words use differ in: {names}")
+
+
+def _shown(passages: Sequence[Passage]) -> list[tuple[int, str, str]]:
+    """(number, title, text) of each passage as a prompt shows it, fenced."""
+    return [(number, fence(p.title), fence(p.text)) for number, p in enumerate(passages, 1)]
 
 
 @cache

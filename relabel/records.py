@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import sha256
-from typing import Any, Literal, TypeVar
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import orjson
 
@@ -17,8 +17,7 @@ Action = Literal["relabel", "drop", "keep"]
 InstanceAction = Literal["keep", "remove"]
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(NamedTuple):
     """A text that may answer a query. Its identity is (title, text); the docid is only a name for it."""
 
     docid: str
@@ -74,7 +73,7 @@ class Request:
 
     @cached_property
     def key(self) -> str:
-        """The request's name in every ledger: 32 hex digits of the sha256 of its canonical JSON."""
+        """The request's name in every ledger: 32 hex digits of the BLAKE2b hash of its canonical JSON."""
         logical: dict[str, Any] = {
             "model": self.model,
             "messages": self.messages,
@@ -84,7 +83,7 @@ class Request:
         }
         if self.model_revision is not None:
             logical["model_revision"] = self.model_revision
-        return sha256(orjson.dumps(logical, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+        return blake2b(orjson.dumps(logical, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +150,9 @@ class Verdict:
     score: float | None = None
     evidence: str | None = None
     key: str | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.label))
 
 
 UNANSWERED = "unanswered"

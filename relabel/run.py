@@ -25,7 +25,7 @@ from relabel.clients import make_client
 from relabel.config import Config, LLMJudgeSettings, PolicySettings, load_config, parse, read_yaml
 from relabel.costs import Prices
 from relabel.engine import Asker, Progress, Stop, TierProgress, Watch, answer, interruptible, watched
-from relabel.errors import ConfigError, InputError
+from relabel.errors import ConfigError, InputError, RunStopped
 from relabel.export import DECISIONS, QUARANTINE, Derived, discard, outcomes, partial_path, write_all
 from relabel.formats import Sink, Source, open_sink, open_source
 from relabel.judges import Retry
@@ -95,7 +95,7 @@ def run(
     found out on the way. Raises RelabelError for what cannot be used.
     """
     loaded = load_config(config, overrides) if not isinstance(config, Config) else config
-    opened = open_run(with_options(loaded, limit, output), retry)
+    opened = open_run(with_options(loaded, limit, output))
     fingerprint = _fingerprint(opened)
     known = read_report(opened.folder)
     if known is not None and not retry and _up_to_date(opened, known, fingerprint):
@@ -113,10 +113,12 @@ def run(
         progress = Progress({tier.name: TierProgress() for tier in opened.cascade.tiers})
         stop = Stop()
         if _asks_models(opened.config):
-            _blocking(lambda: _answer(opened, ledger, progress, stop, tell, watch))
+            insisting = replace(opened, cascade=Cascade(opened.config, retry))
+            _blocking(lambda: _answer(insisting, ledger, progress, stop, tell, watch))
         log.write("answered", **_sent(progress), stopped=stop.reason)
         if stop.error is not None:
-            raise stop.error
+            kept = sum(tier.replied for tier in progress.tiers.values())
+            raise RunStopped(f"{stop.error}\n{kept:,} new replies are safe in {opened.folder}; running again goes on.")
         if stop or progress.unanswered:
             return Summary(opened.folder, None, progress, stop.reason or "some requests got no reply")
         report = derive(opened, ledger)
@@ -124,9 +126,9 @@ def run(
     return Summary(opened.folder, report, progress)
 
 
-def open_run(config: Config, retry: Retry = frozenset()) -> Opened:
+def open_run(config: Config) -> Opened:
     """Check all that a config names. Raises RelabelError."""
-    cascade = Cascade(config, retry)
+    cascade = Cascade(config)
     given = config.input
     source = open_source(
         given.path,
@@ -142,12 +144,7 @@ def open_run(config: Config, retry: Retry = frozenset()) -> Opened:
 
 def reopen(folder: str | Path, *, policy: str | None = None) -> Opened:
     """A run from its folder, with another policy if one is named. Raises RelabelError if its source has changed."""
-    place = Path(folder)
-    if not (place / CONFIG).is_file():
-        raise ConfigError(f"{place}: not a run folder: there is no {CONFIG} in it")
-    recorded = read_yaml(place / CONFIG).get("run", {})
-    config = load_config(place / CONFIG)
-    config = config.model_copy(update={"output": config.output.model_copy(update={"dir": str(place)})})
+    config, recorded = recorded_config(Path(folder))
     if policy is not None:
         config = config.model_copy(update={"policy": find_policy(policy)})
     opened = open_run(config)
@@ -158,6 +155,14 @@ def reopen(folder: str | Path, *, policy: str | None = None) -> Opened:
             f"{str(before)[:12]}…). Restore it, or `relabel run` again."
         )
     return opened
+
+
+def recorded_config(folder: Path) -> tuple[Config, dict[str, Any]]:
+    """A run's config, its folder where it now lies, and what its block `run` records. Raises ConfigError."""
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder}: not a run folder: there is no {CONFIG} in it")
+    recorded = read_yaml(folder / CONFIG).get("run", {})
+    return with_options(load_config(folder / CONFIG), None, folder), recorded
 
 
 def find_policy(policy: str) -> PolicySettings:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from relabel.records import UNANSWERED, Outcome, Quarantined, Verdict
+from relabel.records import UNANSWERED, Decision, Outcome, Quarantined, Verdict
 
 _NUMBER = re.compile(r"\d+")
 
@@ -52,15 +52,19 @@ class Tally:
         subset.changed += record.changed
         if record.action == "remove":
             self.instance_rules[record.rule] += 1
-        verdicts: Counter[Verdict] = Counter()
-        for decision in record.decisions:
-            subset.candidates[decision.action] += 1
-            subset.undecided += decision.rule == "undecided"
-            self.rules[decision.rule] += 1
-            verdicts.update(decision.verdicts)
-            self.unanswered += bool(decision.verdicts) and decision.verdicts[-1].abstained == UNANSWERED
-        for verdict, count in verdicts.items():
+        decisions = {id(decision): decision for decision in record.decisions}
+        for decision, count in Counter(map(id, record.decisions)).items():
+            self._add_decision(subset, decisions[decision], count)
+
+    def _add_decision(self, subset: SubsetTally, decision: Decision, count: int) -> None:
+        """Count a decision that so many candidates of an instance share."""
+        subset.candidates[decision.action] += count
+        subset.undecided += count * (decision.rule == "undecided")
+        self.rules[decision.rule] += count
+        for verdict in decision.verdicts:
             self._add_verdict(verdict, count)
+        if decision.verdicts and decision.verdicts[-1].abstained == UNANSWERED:
+            self.unanswered += count
 
     def _add_verdict(self, verdict: Verdict, count: int) -> None:
         tier = self.tiers.setdefault(verdict.tier, TierTally())

@@ -25,6 +25,9 @@ class Client(Protocol):
         Raises Unanswered when it got none after all attempts, RunStopped when no request ever will.
         """
 
+    def halt(self) -> None:
+        """The run stops: give up what waits to be sent with RunStopped, and await what is under way."""
+
     async def close(self) -> None:
         """Let go of connections."""
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from relabel.errors import RunStopped
+import orjson
 
-_OPTIONAL = ("max_tokens", "temperature", "top_p", "seed")
-"""Parameters that a request can do without, or whose name differs between models."""
+from relabel.errors import RunStopped
 
 _UNSUPPORTED = re.compile(
     r"unsupported|not supported|does not support|unrecognized|unknown|not permitted", re.IGNORECASE
 )
+_WRONG_KEY = re.compile(
+    r"(incorrect|invalid|missing|expired) api[ _-]?key|api[ _-]?key (is )?(not valid|invalid|expired)", re.IGNORECASE
+)
+_WRONG_MODEL = re.compile(
+    r"not a valid model|invalid model name|model\b.{0,100}\b(does not exist|not found|not exist)", re.IGNORECASE
+)
+_NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated")
 
 
 class Again(Exception):
@@ -31,35 +40,80 @@ class Refused(Exception):
     """The server will not answer this very request: it is too long, or its filter objects. That is a reply, too."""
 
 
-def classify(status: int, payload: Any, message: str, wait: float | None) -> Again | Refused | RunStopped:
-    """What a response with this status means."""
-    code = _field(payload, "code") or _field(payload, "type") or ""
-    shown = f"status {status}: {message}" if message else f"status {status}"
-    if status == 401:
-        return RunStopped(f"{shown}. The key is wrong: check OPENAI_API_KEY, or the variable that api_key_env names.")
-    if status in (402, 403) or code in ("insufficient_quota", "billing_hard_limit_reached"):
-        return RunStopped(f"{shown}. The account may not use this; see to it there, then run again.")
-    if status == 404:
-        return RunStopped(f"{shown}. Check the tier's model and the client's base_url.")
-    if status in (408, 409, 425, 429) or status >= 500:
-        return Again(shown, wait)
-    if 400 <= status < 500:
-        return Refused(f"{code}: {message}" if code else shown)
-    return RunStopped(f"{shown}. That is no chat completions API; check base_url.")
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """A response with an error, in the server's words but for the caller's key, should it repeat that."""
+
+    status: int
+    code: str = ""
+    message: str = ""
+    param: str | None = None
+    wait: float | None = None
+
+    def __str__(self) -> str:
+        return f"status {self.status}: {self.message}" if self.message else f"status {self.status}"
 
 
-def unsupported(status: int, payload: Any, body: Mapping[str, Any]) -> str | None:
-    """The optional parameter of `body` that the model does not take, if that is what the error says."""
-    if status not in (400, 422):
+def complaint(status: int, headers: Mapping[str, str], content: bytes, secrets: Sequence[str] = ()) -> Complaint:
+    """What a response says, whichever of the usual shapes its error has."""
+
+    def plain(text: object, length: int = 500) -> str:
+        words = " ".join(str(text).split())
+        for secret in secrets:
+            words = words.replace(secret, "***")
+        return words[:length]
+
+    payload = read_json(content)
+    if isinstance(payload, list) and payload:
+        payload = payload[0]
+    error = payload.get("error", payload) if isinstance(payload, dict) else payload
+    if not isinstance(error, dict):
+        error = {"message": error if isinstance(error, str) and error else content.decode(errors="replace")}
+    code = next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), "")
+    param = error.get("param")
+    said = error.get("message") or error.get("detail") or ""
+    return Complaint(
+        status, plain(code, 80), plain(_in_words(said)), param if isinstance(param, str) else None, retry_after(headers)
+    )
+
+
+def _in_words(said: object) -> object:
+    """FastAPI's list of faults as a sentence, without the input that it repeats."""
+    faults = said.get("detail", said) if isinstance(said, dict) else said
+    if not isinstance(faults, list):
+        return faults
+    return "; ".join(
+        f"{'.'.join(map(str, fault.get('loc') or ()))}: {fault.get('msg', '')}"
+        for fault in faults
+        if isinstance(fault, dict)
+    )
+
+
+def classify(fault: Complaint) -> Again | Refused | RunStopped:
+    """What a response with an error means."""
+    if fault.status == 401 or (fault.status == 400 and _WRONG_KEY.search(fault.message)):
+        return RunStopped(f"{fault}. The key is wrong: check OPENAI_API_KEY, or the variable that api_key_env names.")
+    if fault.status in (402, 403) or fault.code in _NO_CREDIT:
+        return RunStopped(f"{fault}. The account may not use this; see to it there, then run again.")
+    wrong_model = fault.code == "model_not_found" or _WRONG_MODEL.search(fault.message)
+    if fault.status in (404, 410) or (fault.status == 400 and wrong_model):
+        return RunStopped(f"{fault}. Check the tier's model and the client's base_url.")
+    if fault.status in (408, 409, 425, 429) or (fault.status >= 500 and fault.status != 501):
+        return Again(str(fault), fault.wait)
+    if 400 <= fault.status < 500 and fault.status != 405:
+        return Refused(f"{fault.code}: {fault.message}" if fault.code else str(fault))
+    return RunStopped(f"{fault}. That is no chat completions API; check base_url.")
+
+
+def unsupported(fault: Complaint, body: Mapping[str, Any]) -> str | None:
+    """The parameter of `body` that the model does not take, if that is what the error says."""
+    if fault.status not in (400, 422):
         return None
-    said = str(_field(payload, "message") or payload)
-    code = str(_field(payload, "code") or "")
-    if not (code.startswith("unsupported") or _UNSUPPORTED.search(said)):
+    if not (fault.code.startswith("unsupported") or _UNSUPPORTED.search(fault.message)):
         return None
-    named = _field(payload, "param")
-    for name in _OPTIONAL:
-        if name in body and (named == name or (not named and re.search(rf"\b{name}\b", said))):
-            return name
+    for name in body.keys() - {"model", "messages"}:
+        if fault.param == name or (not fault.param and re.search(rf"\b{re.escape(name)}\b", fault.message)):
+            return str(name)
     return None
 
 
@@ -74,12 +128,19 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             try:
                 seconds = parsedate_to_datetime(value).timestamp() - time.time()
-            except ValueError:
+            except (ValueError, TypeError, OverflowError, IndexError):
                 continue
-        return min(max(seconds, 0.0), 3600.0)
+        if math.isfinite(seconds):
+            return min(max(seconds, 0.0), 3600.0)
     return None
 
 
-def _field(payload: Any, name: str) -> Any:
-    error = payload.get("error", payload) if isinstance(payload, dict) else None
-    return error.get(name) if isinstance(error, dict) else None
+def read_json(content: bytes) -> Any:
+    """What a server sent, or None if it is not JSON. NaN, halves of surrogate pairs and wrong UTF-8 are let pass."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(content.decode(errors="replace"))
+        except (ValueError, RecursionError):
+            return None

@@ -10,25 +10,28 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import orjson
-from aiolimiter import AsyncLimiter
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
-from yarl import URL
 
 from relabel import __version__
-from relabel.clients.errors import Again, Refused, classify, retry_after, unsupported
+from relabel.clients.errors import Again, Refused, classify, complaint, read_json, unsupported
+from relabel.clients.pace import Pace, Patience
+from relabel.clients.target import find_target
 from relabel.config import OpenAIClientSettings
-from relabel.errors import ConfigError, RunStopped, Unanswered
+from relabel.errors import RunStopped, Unanswered
 from relabel.records import Reply, Request, Usage
 
-OPENAI_URL = "https://api.openai.com/v1"
 _FIRST_CONTACT = 3
 """Attempts at a server that has never answered, before it is taken to be the wrong address."""
+
+_FIRST_WAIT = 1.0
+"""Seconds before the second attempt, where the server does not say; twice as long before each next."""
+
+_LONGEST_WAIT = 60.0
 
 
 class OpenAIClient:
@@ -43,10 +46,10 @@ class OpenAIClient:
         self._name = name
         self._settings = settings
         self._say = say
-        self._target = _target(name, settings)
-        self.endpoint = str(URL(self._target.url).with_user(None).with_query(None))
+        self._target = find_target(name, settings)
+        self.endpoint = self._target.endpoint
         self._dialects: dict[str, Dialect] = {}
-        self._known: dict[str, asyncio.Event] = {}
+        self._tried: dict[str, asyncio.Event] = {}
         self._heard = False
         self._quiet_until = 0.0
 
@@ -55,13 +58,22 @@ class OpenAIClient:
         proxied = any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
-            timeout=aiohttp.ClientTimeout(total=self._settings.timeout, sock_connect=30),
-            headers={"User-Agent": f"relabel/{__version__}", "Content-Type": "application/json"},
+            timeout=aiohttp.ClientTimeout(total=self._settings.timeout, sock_connect=10),
+            headers={
+                "User-Agent": f"relabel/{__version__}",
+                "Content-Type": "application/json",
+                "Accept": "application/json",
+            },
             trust_env=proxied,
         )
         self._slots = asyncio.Semaphore(self.concurrency)
-        self._requests = _limiter(self._settings.requests_per_minute, burst_seconds=1)
-        self._tokens = _limiter(self._settings.tokens_per_minute, burst_seconds=10)
+        self._requests = Pace(self._settings.requests_per_minute)
+        self._tokens = Pace(self._settings.tokens_per_minute)
+        self._patience = Patience()
+
+    def halt(self) -> None:
+        """Give up what waits to be sent, for the first time or again; what has been posted is awaited."""
+        self._patience.end("the run has been stopped")
 
     async def close(self) -> None:
         """Close all connections."""
@@ -69,93 +81,121 @@ class OpenAIClient:
 
     async def send(self, request: Request) -> Reply:
         """The reply, after as many attempts as it takes up to `max_attempts`."""
-        known = self._known.get(request.model)
-        if known is not None:
-            if not known.is_set():
-                await known.wait()
+        tried = self._tried.get(request.model)
+        if tried is not None:
+            if not tried.is_set():
+                async with self._patience.wait():
+                    await tried.wait()
             return await self._persist(request)
-        known = self._known[request.model] = asyncio.Event()
+        tried = self._tried[request.model] = asyncio.Event()
         try:
             return await self._persist(request)
         finally:
-            known.set()
+            tried.set()
 
     async def _persist(self, request: Request) -> Reply:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Again),
-            stop=self._enough,
-            wait=_wait,
-            reraise=True,
-        )
-        try:
-            return await retrying(self._once, request)
-        except Again as fault:
-            if not self._heard and fault.no_contact:
-                raise RunStopped(
-                    f"client {self._name!r} cannot reach {self.endpoint}: {fault}. Is the server up, and is base_url "
-                    "(or OPENAI_BASE_URL) right?"
-                ) from None
-            raise Unanswered(f"{self.endpoint}: {fault} ({self._settings.max_attempts} attempts)") from None
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._once(request)
+            except Again as fault:
+                self._check(fault, attempt)
+                pause = _pause(fault, attempt)
+            async with self._patience.wait():
+                await asyncio.sleep(pause)
 
-    def _enough(self, state: RetryCallState) -> bool:
-        """Stop after `max_attempts`, and early at a server that nobody has ever reached."""
-        fault = state.outcome.exception() if state.outcome else None
-        unreached = isinstance(fault, Again) and fault.no_contact and not self._heard
-        return state.attempt_number >= (_FIRST_CONTACT if unreached else self._settings.max_attempts)
+    def _check(self, fault: Again, attempt: int) -> None:
+        """Raise if there is no sense in another attempt: early at a server that nobody has ever reached."""
+        unreached = fault.no_contact and not self._heard
+        if attempt < min(self._settings.max_attempts, _FIRST_CONTACT if unreached else self._settings.max_attempts):
+            return
+        if unreached:
+            raise self._stopped(f"no server there: {fault}. Is it up, and is base_url (or OPENAI_BASE_URL) right?")
+        attempts = f"{attempt} attempts" if attempt > 1 else "1 attempt"
+        raise Unanswered(f"{self.endpoint}: {fault} ({attempts})")
 
     async def _once(self, request: Request) -> Reply:
         """One attempt, and again at once for each parameter that the model turns out not to take."""
+        dialect = self._dialects.setdefault(request.model, Dialect())
         while True:
-            dialect = self._dialects.setdefault(request.model, Dialect())
-            sent = dialect.body(request)
-            body = orjson.dumps(sent)
-            await self._admission(request, len(body))
-            async with self._slots:
-                started = time.monotonic()
-                status, headers, content = await self._post(body, request.model)
-                seconds = time.monotonic() - started
-            if status == 200:
-                reply = _reply(content, dialect.name, seconds)
+            spoken, sent = dialect.name, dialect.body(request)
+            status, headers, content, seconds = await self._exchange(request, orjson.dumps(sent))
+            if status == 200 and (reply := _reply(content, spoken, seconds)) is not None:
                 self._heard = True
                 return reply
-            payload = _json(content)
-            if (name := unsupported(status, payload, sent)) is not None:
-                if dialect.learn(name):
-                    self._say(f"{request.model} at {self.endpoint} does not take {name!r}: left out or renamed")
+            found = complaint(status, headers, content, self._target.secrets)
+            if status == 200:
+                raise Again(f"status 200 without a chat completion: {found.message[:80]!r}")
+            if (name := unsupported(found, sent)) is not None:
+                self._learn(request.model, dialect, name, str(found))
                 continue
-            wait = retry_after(headers)
-            if wait is not None and status in (429, 503):
-                self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
-            message = self._target.redacted(_message(payload, content))
-            fault = classify(status, payload, message, wait)
-            if isinstance(fault, RunStopped):
-                raise RunStopped(f"client {self._name!r}, {self.endpoint}: {fault}")
+            if found.wait is not None and status in (429, 503):
+                self._keep_quiet(found.wait, str(found))
+            fault = classify(found)
             if isinstance(fault, Refused):
                 self._heard = True
-                return Reply("refused", error=str(fault), dialect=dialect.name, seconds=seconds)
-            raise fault
+                return Reply("refused", error=str(fault), dialect=spoken, seconds=seconds)
+            raise self._stopped(str(fault)) if isinstance(fault, RunStopped) else fault
 
-    async def _admission(self, request: Request, size: int) -> None:
-        """Wait for the rate limits, and for the end of what a Retry-After asked for."""
-        while (pause := self._quiet_until - time.monotonic()) > 0:
-            await asyncio.sleep(pause + random.uniform(0, 0.25))
-        if self._requests is not None:
-            await self._requests.acquire(1)
-        if self._tokens is not None:
-            expected = size / 4 + float(request.sampling.get("max_tokens") or 0)
-            await self._tokens.acquire(min(expected, self._tokens.max_rate))
+    async def _exchange(self, request: Request, body: bytes) -> tuple[int, Mapping[str, str], bytes, float]:
+        """Status, headers, content and seconds of one post, once it may be made."""
+        async with self._patience.wait():
+            await self._turn(request, len(body))
+        started = time.monotonic()
+        try:
+            status, headers, content = await self._post(body, request.model)
+        finally:
+            self._slots.release()
+        return status, headers, content, time.monotonic() - started
 
-    async def _post(self, body: bytes, model: str) -> tuple[int, Any, bytes]:
+    def _learn(self, model: str, dialect: Dialect, name: str, said: str) -> None:
+        """Adapt to what the model does not take, and say so the first time."""
+        if name not in dialect.optional():
+            raise self._stopped(f"{said}. Take {name!r} out of the tier's extra_body.")
+        if dialect.learn(name):
+            self._say(f"{model} at {self.endpoint} does not take {name!r}: left out or renamed")
+
+    def _keep_quiet(self, seconds: float, said: str) -> None:
+        """Send nothing for so long; a long silence is explained."""
+        now = time.monotonic()
+        if seconds >= _LONGEST_WAIT and now >= self._quiet_until:
+            self._say(f"{self.endpoint} asks to wait {seconds:.0f} s: {said}")
+        self._quiet_until = max(self._quiet_until, now + seconds)
+
+    def _stopped(self, reason: str) -> RunStopped:
+        """The error for all who send, or would."""
+        message = f"client {self._name!r}, {self.endpoint}: {reason}"
+        self._patience.end(message)
+        return RunStopped(message)
+
+    async def _turn(self, request: Request, size: int) -> None:
+        """Take a slot, at a time that the rate limits allow and no Retry-After forbids."""
+        while True:
+            while (pause := self._quiet_until - time.monotonic()) > 0:
+                await asyncio.sleep(pause + random.uniform(0, 0.25))
+            await self._slots.acquire()
+            try:
+                await self._requests.take()
+                await self._tokens.take(size / 4 + float(request.sampling.get("max_tokens") or 0))
+            except BaseException:
+                self._slots.release()
+                raise
+            if time.monotonic() >= self._quiet_until:
+                return
+            self._slots.release()
+
+    async def _post(self, body: bytes, model: str) -> tuple[int, Mapping[str, str], bytes]:
         try:
             url = self._target.url_for(model)
             async with self._session.post(url, data=body, headers=self._target.headers) as response:
                 return response.status, response.headers, await response.read()
+        except aiohttp.ConnectionTimeoutError:
+            raise Again("no connection within 10 s", no_contact=True) from None
         except TimeoutError:
             raise Again(f"no answer within {self._settings.timeout:g} s") from None
         except aiohttp.ClientConnectorError as fault:
             raise Again(f"no connection ({fault.os_error.strerror or fault.os_error})", no_contact=True) from None
-        except aiohttp.InvalidURL:
-            raise RunStopped(f"client {self._name!r}: {self.endpoint} is not a URL") from None
         except (aiohttp.ClientError, OSError) as fault:
             raise Again(f"the connection broke ({type(fault).__name__})") from None
 
@@ -170,7 +210,9 @@ class Dialect:
     @property
     def name(self) -> str:
         """What deviates from the plain request, in words that a ledger can keep."""
-        parts = [f"{old}={new}" for old, new in sorted(self.renamed.items())]
+        if not self.renamed and not self.dropped:
+            return ""
+        parts = [f"{old}={new}" for old, new in sorted(self.renamed.items()) if old not in self.dropped]
         return " ".join(parts + [f"-{name}" for name in sorted(self.dropped)])
 
     def body(self, request: Request) -> dict[str, Any]:
@@ -181,121 +223,43 @@ class Dialect:
                 body[self.renamed.get(name, name)] = value
         return body
 
+    def optional(self) -> set[str]:
+        """Parameters that a request can do without, as they are sent."""
+        return {"max_tokens", "temperature", "top_p", "seed", *self.renamed.values()}
+
     def learn(self, name: str) -> bool:
-        """Leave a parameter out, or rename it; False if another reply has taught that already."""
+        """Rename a parameter where another name is known, or else leave it out; False if that has been learnt."""
+        before = self.name
         if name == "max_tokens":
-            new = name not in self.renamed
             self.renamed[name] = "max_completion_tokens"
         else:
-            new = name not in self.dropped
-            self.dropped.add(name)
-        return new
+            self.dropped.add(next((old for old, new in self.renamed.items() if new == name), name))
+        return self.name != before
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where to post, and with which headers."""
-
-    url: str
-    headers: dict[str, str]
-    secrets: tuple[str, ...]
-
-    def url_for(self, model: str) -> str:
-        """The address for a model: Azure has one for each deployment."""
-        return self.url.replace("{model}", model)
-
-    def redacted(self, message: str) -> str:
-        """A server's message without the key, should it repeat it."""
-        for secret in self.secrets:
-            message = message.replace(secret, "***")
-        return message
-
-
-def _target(name: str, settings: OpenAIClientSettings) -> Target:
-    if settings.azure_endpoint is not None:
-        return _azure(name, settings)
-    base = settings.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-    key = _key(name, settings.api_key_env, "OPENAI_API_KEY")
-    if not base.startswith(("http://", "https://")):
-        raise ConfigError(f"client {name!r}: base_url is {base!r}, expected http:// or https://")
-    if key is None and base == OPENAI_URL:
-        raise ConfigError(
-            f"client {name!r}: no key for {OPENAI_URL}. Set OPENAI_API_KEY, or name another variable with api_key_env, "
-            "or point OPENAI_BASE_URL at a server of your own."
-        )
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return Target(f"{base.rstrip('/')}/chat/completions", headers, (key,) if key else ())
-
-
-def _azure(name: str, settings: OpenAIClientSettings) -> Target:
-    from openai import AsyncAzureOpenAI
-
-    key = _key(name, settings.api_key_env, "AZURE_OPENAI_API_KEY")
-    if key is None or settings.api_version is None or settings.azure_endpoint is None:
-        raise ConfigError(f"client {name!r}: Azure needs api_version, and a key in AZURE_OPENAI_API_KEY or api_key_env")
-    azure = AsyncAzureOpenAI(azure_endpoint=settings.azure_endpoint, api_version=settings.api_version, api_key=key)
-    query = "&".join(f"{name}={value}" for name, value in azure.default_query.items())
-    url = f"{str(azure.base_url).rstrip('/')}/deployments/{{model}}/chat/completions?{query}"
-    return Target(url, {"api-key": key}, (key,))
-
-
-def _key(name: str, variable: str | None, default: str) -> str | None:
-    key = os.environ.get(variable or default, "").strip() or None
-    if variable is not None and key is None:
-        raise ConfigError(f"client {name!r}: api_key_env names {variable}, which is not set")
-    return key
-
-
-def _limiter(per_minute: float | None, burst_seconds: float) -> AsyncLimiter | None:
-    """A rate spread evenly, but for bursts of what some seconds allow (and at least one request)."""
-    if per_minute is None:
-        return None
-    burst = max(1.0, per_minute * burst_seconds / 60)
-    return AsyncLimiter(burst, burst * 60 / per_minute)
-
-
-def _wait(state: RetryCallState) -> float:
+def _pause(fault: Again, attempt: int) -> float:
     """What the server asked for, or else twice as long each time up to a minute; with jitter either way."""
-    fault = state.outcome.exception() if state.outcome else None
-    asked = fault.after if isinstance(fault, Again) else None
-    if asked is not None:
-        return asked + random.uniform(0, 0.5)
-    return random.uniform(0.5, 1.0) * min(60.0, 0.5 * 2.0**state.attempt_number)
+    if fault.after is not None:
+        return fault.after + random.uniform(0, 0.5 * _FIRST_WAIT)
+    return random.uniform(0.5, 1.0) * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (attempt - 1))
 
 
-def _json(content: bytes) -> Any:
-    try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None
-
-
-def _message(payload: Any, content: bytes) -> str:
-    error = payload.get("error") if isinstance(payload, dict) else None
-    found = error.get("message") if isinstance(error, dict) else error
-    if found is None and isinstance(payload, dict):
-        found = payload.get("message") or payload.get("detail")
-    text = str(found) if found else content[:200].decode(errors="replace")
-    return " ".join(text.split())[:500]
-
-
-def _reply(content: bytes, dialect: str, seconds: float) -> Reply:
-    """A reply from a chat completion; anything else that comes with status 200 is worth another attempt."""
-    found = _json(content)
+def _reply(content: bytes, dialect: str, seconds: float) -> Reply | None:
+    """A reply from a chat completion, None from anything else that comes with status 200."""
+    found = read_json(content)
     payload = found if isinstance(found, dict) else {}
     choices = payload.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        shown = " ".join(content[:80].decode(errors="replace").split())
-        raise Again(f"status 200 without a chat completion: {shown!r}")
+        return None
     return Reply(
         "ok",
         _text(message.get("content")),
         _word(choice.get("finish_reason")),
         _word(message.get("refusal")),
         _word(message.get("reasoning_content") or message.get("reasoning")),
-        model=str(payload.get("model") or ""),
+        model=_word(payload.get("model")) or "",
         fingerprint=_word(payload.get("system_fingerprint")),
         dialect=dialect,
         usage=_usage(payload.get("usage")),
@@ -305,21 +269,25 @@ def _reply(content: bytes, dialect: str, seconds: float) -> Reply:
 
 def _text(content: object) -> str:
     if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+        return "".join(_word(part.get("text")) or "" for part in content if isinstance(part, dict))
+    return _word(content) or ""
 
 
 def _word(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    """A text that UTF-8 can hold: halves of surrogate pairs, which JSON lets pass, are replaced."""
+    if not isinstance(value, str) or not value:
+        return None
+    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _usage(usage: object) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
     details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-    return Usage(_count(usage.get("prompt_tokens")), _count(cached), _count(usage.get("completion_tokens")))
+    prompt = _count(usage.get("prompt_tokens"))
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
+    return Usage(prompt, min(cached, prompt), _count(usage.get("completion_tokens")))
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value < 1 << 53 else 0

@@ -20,7 +20,7 @@ class ReplayClient:
 
     async def open(self) -> None:
         """Open the recorded ledger."""
-        self._ledger = Ledger(Path(), read=[self._path])
+        self._ledger = Ledger(None, read=[self._path])
 
     async def send(self, request: Request) -> Reply:
         """The recorded reply."""
@@ -28,6 +28,9 @@ class ReplayClient:
         if reply is None:
             raise Unanswered(f"{self._path} holds no reply to request {request.key}")
         return reply
+
+    def halt(self) -> None:
+        """Nothing ever waits."""
 
     async def close(self) -> None:
         """Close the recorded ledger."""

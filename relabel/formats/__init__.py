@@ -15,7 +15,7 @@ from relabel.formats.base import Format, Row
 from relabel.formats.beir import Beir, is_beir
 from relabel.formats.flagembedding import FlagEmbedding
 from relabel.formats.sentence_transformers import LAYOUTS, SentenceTransformers
-from relabel.formats.storage import JsonLinesSink, ParquetSink, RowSink, Store, open_store
+from relabel.formats.storage import RowSink, Store, new_file, open_store
 from relabel.formats.tevatron import Tevatron
 from relabel.records import Instance, Outcome, Quarantined
 
@@ -74,7 +74,7 @@ class RowSource:
 
     def sink(self, path: Path) -> Sink:
         """Unchanged instances are written as they came."""
-        return _RevisingSink(self._store.sink(path), self._format)
+        return _RevisingSink(self._store.sink(path, self._format.sides), self._format)
 
 
 class _RevisingSink:
@@ -149,12 +149,7 @@ def open_sink(path: Path, format: str) -> Sink:
     if format == "beir":
         raise InputError("a set of another format cannot be written as beir: its passages share no corpus")
     layout = _named(format)
-    suffixes = path.suffixes
-    if path.suffix == ".parquet":
-        return _ComposingSink(ParquetSink(path), layout)
-    return _ComposingSink(
-        JsonLinesSink(path, suffixes[-1] if suffixes and suffixes[-1] in (".gz", ".zst") else ""), layout
-    )
+    return _ComposingSink(new_file(path), layout)
 
 
 def _named(format: str) -> Format:
@@ -177,16 +172,16 @@ def _recognise(store: Store, path: str, format: str) -> Format:
     if format not in ("auto", "sentence-transformers"):
         _named(format)
     columns: dict[str, None] = {}
-    problem = "no records in it"
+    problem = None
     for row in islice(store.rows(), _SNIFFED):
         if row.problem is not None:
-            problem = f"line {row.number} is {row.problem}"
+            problem = problem or f"line {row.number} is {row.problem}"
             continue
         for candidate in candidates:
             if candidate.recognises(row.record):
                 return candidate
         columns.update(dict.fromkeys(row.record))
-    found = f"columns {', '.join(columns)}" if columns else problem
+    found = f"the columns {', '.join(columns)}" if columns else problem or "no records in it"
     raise InputError(
         f"{path}: found {found}; expected query_id/query/positive_passages/negative_passages (tevatron), query/pos/neg "
         "(flagembedding), anchor/positive/negative… or anchor/passage/label (sentence-transformers), or a BEIR folder. "

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
@@ -38,7 +39,7 @@ class Row:
         return dict(self.record) if not isinstance(self.record, dict) else self.record
 
     def fresh(self) -> Record:
-        """A copy of the record that may be edited, with every number exactly as the source wrote it."""
+        """A copy of the record that may be edited, with every whole number exact, however large."""
         if self.raw is not None:
             return dict(json.loads(self.raw.decode("utf-8-sig")))
         return copy.deepcopy(dict(self.record))
@@ -58,6 +59,8 @@ class Format(Protocol):
     name: str
     needs_negatives: bool
     """Whether an instance without negatives cannot be expressed in this format."""
+    sides: tuple[str, str]
+    """What the names of columns with positives, and of those with negatives, begin with."""
 
     def recognises(self, record: Mapping[str, Any]) -> bool:
         """Whether a record looks like this format, by its columns."""
@@ -70,6 +73,17 @@ class Format(Protocol):
 
     def compose(self, instance: Instance) -> Iterator[Record]:
         """The instance as records of this format, whatever format it came from."""
+
+
+def file_identity(paths: Iterable[Path]) -> tuple[int, str]:
+    """(size in bytes, sha256 in hex) of the files' content, one after the other."""
+    digest, size = sha256(), 0
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+    return size, digest.hexdigest()
 
 
 class RecordError(Exception):
@@ -119,8 +133,8 @@ def numbered(ids: Iterable[str]) -> list[str]:
 
 def kind_of(value: object) -> str:
     """A JSON value's type in words, for messages."""
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
-    return names.get(type(value), "an object" if isinstance(value, Mapping) else "a list")
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
+    return names.get(type(value), "an object" if isinstance(value, Mapping) else f"a {type(value).__name__}")
 
 
 def want_text(record: Mapping[str, Any], name: str, where: str = "") -> str:
@@ -144,13 +158,17 @@ def want_list(record: Mapping[str, Any], name: str) -> list[Any]:
     raise RecordError(f"{name} is {kind_of(value)}, expected a list")
 
 
-def want_id(value: object, where: str) -> str:
-    """An id, given as a string or a whole number."""
+def want_id(record: Mapping[str, Any], name: str, where: str = "") -> str:
+    """The id under `name`, given as a string or a whole number."""
+    value = record.get(name)
     if isinstance(value, str) and value:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise RecordError(f"{where} is {'an empty string' if value == '' else kind_of(value)}, expected a string")
+    if name not in record:
+        raise RecordError(f"{where}{name} is missing")
+    found = "an empty string" if value == "" else f"the number {value}" if isinstance(value, float) else kind_of(value)
+    raise RecordError(f"{where}{name} is {found}, expected a string or a whole number of at most 64 bits")
 
 
 def optional_text(record: Mapping[str, Any], name: str, where: str = "") -> str:

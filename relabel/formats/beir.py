@@ -2,7 +2,7 @@
 
 A query's positives are its passages with a relevance above 0; its candidates are the run's other passages, in the
 order of the run. The cleaned set is such a folder again: relabelled candidates stand in the qrels, and the run holds
-the negatives that stay.
+the negatives that stay. Both list their lines query by query; those that nothing changed are the very lines read.
 
 Look-ups go through a temporary index on disk, so memory does not grow with the corpus.
 """
@@ -14,17 +14,25 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from relabel.errors import InputError
-from relabel.formats.base import RecordError, check_positives, optional_text, want_id, want_text
-from relabel.formats.storage import _file_identity
+from relabel.formats.base import (
+    Record,
+    RecordError,
+    check_positives,
+    file_identity,
+    optional_text,
+    want_id,
+    want_text,
+)
+from relabel.formats.jsonlines import json_row
 from relabel.records import Instance, Outcome, Passage, Quarantined
 
 _RUNS = ("run.trec", "run.tsv", "run.txt", "negatives.trec")
+_HEADERS = ("score", "relevance", "label")
 
 
 class Beir:
@@ -37,31 +45,31 @@ class Beir:
     def __init__(self, folder: Path, split: str | None, run: str | None, subset: str) -> None:
         self.folder = folder
         self.split = split or _only_split(folder)
+        self.qrels = folder / "qrels" / f"{self.split}.tsv"
+        if not self.qrels.is_file():
+            raise InputError(f"{self.qrels}: no such file; input.split names a file of {folder / 'qrels'}")
         self.run = _run_file(folder, run)
         self.subset = subset or folder.name
         self._fraction = 0.0
 
-    @property
-    def _qrels(self) -> Path:
-        return self.folder / "qrels" / f"{self.split}.tsv"
-
     def _files(self) -> list[Path]:
-        return [self.folder / "corpus.jsonl", self.folder / "queries.jsonl", self._qrels, self.run]
+        return [self.folder / "corpus.jsonl", self.folder / "queries.jsonl", self.qrels, self.run]
 
     def identity(self) -> tuple[int, str]:
         """Of the four files."""
-        return _file_identity(self._files())
+        return file_identity(self._files())
 
     def fraction(self) -> float | None:
         """By queries."""
         return self._fraction
 
     def __iter__(self) -> Iterator[Instance | Quarantined]:
-        """Queries in the order of the qrels, then those that only the run knows."""
-        with tempfile.TemporaryDirectory(prefix="relabel-beir-") as scratch:
-            index = _Index(Path(scratch) / "index.sqlite", *self._files())
-            for fault in index.faults:
-                yield fault
+        """Faulty lines first, then queries in the order of the qrels, then those that only the run knows."""
+        with (
+            tempfile.TemporaryDirectory(prefix="relabel-beir-") as scratch,
+            closing(_Index(Path(scratch) / "index.sqlite", *self._files())) as index,
+        ):
+            yield from index.faults
             total = max(index.count("asked"), 1)
             for number, (query_id, line) in enumerate(index.queries(), 1):
                 self._fraction = number / total
@@ -69,21 +77,18 @@ class Beir:
                     yield self._instance(index, query_id, line)
                 except RecordError as fault:
                     yield Quarantined(line, str(fault), {"query_id": query_id})
-            index.close()
 
     def _instance(self, index: _Index, query_id: str, line: int) -> Instance:
         query = index.record("query", query_id)
         if query is None:
             raise RecordError(f"query {query_id!r} is not in queries.jsonl")
-        judged = index.judged(query_id)
-        positives = tuple(_passage(index, docid) for docid, relevance in judged if relevance > 0)
+        text = want_text(query, "text", f"query {query_id!r}: ")
+        judged, mined = index.judged(query_id), index.mined(query_id)
+        relevant = {found.docid: None for found in judged if found.value > 0}
+        positives = tuple(_passage(index, docid) for docid in relevant)
         check_positives(positives)
-        relevant = {passage.docid for passage in positives}
-        mined = index.mined(query_id)
-        negatives = tuple(_passage(index, docid, score) for docid, score, _ in mined if docid not in relevant)
-        origin = [raw for docid, _, raw in mined if docid not in relevant]
-        lines = index.qrels_lines(query_id)
-        return Instance(line, query_id, want_text(query, "text"), positives, negatives, self.subset, (lines, origin))
+        negatives = tuple(_passage(index, found.docid, found.value) for found in mined if found.docid not in relevant)
+        return Instance(line, query_id, text, positives, negatives, self.subset, (judged, mined))
 
     def sink(self, path: Path) -> BeirSink:
         """A BEIR folder at `path`."""
@@ -97,27 +102,47 @@ class BeirSink:
         (path / "qrels").mkdir(parents=True)
         for name in ("corpus.jsonl", "queries.jsonl"):
             shutil.copyfile(source.folder / name, path / name)
-        self._qrels = (path / "qrels" / f"{source.split}.tsv").open("w", encoding="utf-8")
-        self._run = (path / "run.trec").open("w", encoding="utf-8")
-        self._qrels.write("query-id\tcorpus-id\tscore\n")
+        self._qrels = (path / "qrels" / source.qrels.name).open("w", encoding="utf-8", newline="")
+        self._run = (path / "run.trec").open("w", encoding="utf-8", newline="")
+        for number, line in _lines(source.qrels):
+            if number == 1 and _is_header(line):
+                self._qrels.write(line)
+            break
 
     def write(self, outcome: Outcome) -> None:
         """The query's lines, unless the instance is removed."""
         if outcome.action == "remove":
             return
-        instance = outcome.instance
-        judged, mined = instance.origin
-        self._qrels.writelines(judged)
-        for place, decision in enumerate(outcome.decisions):
-            if decision.action == "keep":
-                self._run.write(mined[place])
-            elif decision.action == "relabel":
-                self._qrels.write(f"{instance.query_id}\t{instance.negatives[place].docid}\t1\n")
+        judged, mined = outcome.instance.origin
+        negatives = outcome.instance.negatives
+        moved = dict.fromkeys(negatives[place].docid for place in outcome.places("relabel"))
+        relevant = {found.docid for found in judged if found.value > 0}
+        actions = iter(decision.action for decision in outcome.decisions)
+        self._qrels.writelines(found.raw for found in judged if found.docid not in moved)
+        self._qrels.writelines(judged[0].with_docid(docid) for docid in moved)
+        self._run.writelines(found.raw for found in mined if found.docid in relevant or next(actions) == "keep")
 
     def close(self) -> None:
         """Flush both files."""
         self._qrels.close()
         self._run.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A passage as a line of the qrels or of the run names it, with its relevance or its score."""
+
+    docid: str
+    value: float
+    raw: str
+
+    def with_docid(self, docid: str) -> str:
+        """This line of the qrels, about another passage that is relevant."""
+        body = self.raw.rstrip("\r\n")
+        separator = "\t" if "\t" in body else " "
+        fields = body.split("\t") if "\t" in body else body.split()
+        said = [fields[0], docid] if len(fields) == 2 else [*fields[:-2], docid, "1"]
+        return separator.join(said) + self.raw[len(body) :]
 
 
 class _Index:
@@ -130,8 +155,8 @@ class _Index:
         self._db.executescript(
             """PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN;
             CREATE TABLE place (kind TEXT, id TEXT, offset INTEGER, PRIMARY KEY (kind, id)) WITHOUT ROWID;
-            CREATE TABLE judged (query_id TEXT, docid TEXT, relevance INTEGER, raw TEXT);
-            CREATE TABLE mined (query_id TEXT, docid TEXT, score REAL, raw TEXT);
+            CREATE TABLE judged (query_id TEXT, docid TEXT, value INTEGER, raw TEXT);
+            CREATE TABLE mined (query_id TEXT, docid TEXT, value REAL, raw TEXT);
             CREATE TABLE asked (query_id TEXT PRIMARY KEY, line INTEGER);"""
         )
         for kind, file in self._files.items():
@@ -145,24 +170,25 @@ class _Index:
         for number, raw in enumerate(iter(file.readline, b""), 1):
             if not raw.strip():
                 continue
+            row = json_row(number, raw)
             try:
-                identity = want_id(orjson.loads(raw).get("_id"), "_id")
-            except (orjson.JSONDecodeError, AttributeError, RecordError) as fault:
-                self.faults.append(Quarantined(number, f"{name}: {fault}", raw.decode(errors="backslashreplace")))
+                identity = want_id(row.parsed(), "_id")
+            except RecordError as fault:
+                self.faults.append(Quarantined(number, f"{name}: {fault}", row.record))
                 continue
             offset = file.tell() - len(raw)
             self._db.execute("INSERT OR IGNORE INTO place VALUES (?, ?, ?)", (kind, identity, offset))
 
     def _read_qrels(self, path: Path) -> None:
         for number, line in _lines(path):
-            fields = line.split("\t") if "\t" in line else line.split()
-            if number == 1 and fields[-1].strip() == "score":
+            if number == 1 and _is_header(line):
                 continue
+            fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
             try:
-                query_id, docid, relevance = (*fields, "1")[:3] if len(fields) == 2 else (fields[0], *fields[-2:])
+                query_id, docid, relevance = (*fields, "1") if len(fields) == 2 else (fields[0], *fields[-2:])
                 self._insert("judged", number, query_id, docid, int(relevance), line)
-            except ValueError:
-                self._refuse(number, f"{path.name}: expected query-id, corpus-id and score", line)
+            except (ValueError, OverflowError):
+                self._refuse(number, f"{path.name}: expected query-id, corpus-id and a whole number", line)
 
     def _read_run(self, path: Path) -> None:
         for number, line in _lines(path):
@@ -177,9 +203,9 @@ class _Index:
         self._db.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", (query_id, docid, value, whole))
         self._db.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", (query_id, number))
 
-    def _refuse(self, number: int, reason: str, line: str) -> None:
-        shown = line.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        self.faults.append(Quarantined(number, reason, shown.rstrip("\r\n")))
+    def _refuse(self, number: int, expected: str, line: str) -> None:
+        shown = line.encode(errors="surrogateescape").decode(errors="backslashreplace").rstrip("\r\n")
+        self.faults.append(Quarantined(number, f"{expected}; found {shown[:200]!r}", shown))
 
     def count(self, table: str) -> int:
         """Rows of a table."""
@@ -189,31 +215,26 @@ class _Index:
         """(query_id, line) in the order of first appearance."""
         yield from self._db.execute("SELECT query_id, line FROM asked ORDER BY rowid")
 
-    def judged(self, query_id: str) -> list[tuple[str, int]]:
-        """(docid, relevance) of a query's qrels."""
-        return self._db.execute(
-            "SELECT docid, relevance FROM judged WHERE query_id = ? ORDER BY rowid", (query_id,)
-        ).fetchall()
+    def judged(self, query_id: str) -> list[_Line]:
+        """A query's qrels."""
+        return self._named("judged", query_id)
 
-    def qrels_lines(self, query_id: str) -> list[str]:
-        """A query's qrels, as they stand."""
-        found = self._db.execute("SELECT raw FROM judged WHERE query_id = ? ORDER BY rowid", (query_id,))
-        return [raw for (raw,) in found]
+    def mined(self, query_id: str) -> list[_Line]:
+        """A query's part of the run."""
+        return self._named("mined", query_id)
 
-    def mined(self, query_id: str) -> list[tuple[str, float, str]]:
-        """(docid, score, line) of a query's run."""
-        return self._db.execute(
-            "SELECT docid, score, raw FROM mined WHERE query_id = ? ORDER BY rowid", (query_id,)
-        ).fetchall()
+    def _named(self, table: str, query_id: str) -> list[_Line]:
+        query = f"SELECT docid, value, raw FROM {table} WHERE query_id = ? ORDER BY rowid"
+        return [_Line(*found) for found in self._db.execute(query, (query_id,))]
 
-    def record(self, kind: str, identity: str) -> dict[str, Any] | None:
+    def record(self, kind: str, identity: str) -> Record | None:
         """A query or a passage as it stands in its file."""
         found = self._db.execute("SELECT offset FROM place WHERE kind = ? AND id = ?", (kind, identity)).fetchone()
         if found is None:
             return None
         file = self._files[kind]
         file.seek(found[0], os.SEEK_SET)
-        return dict(orjson.loads(file.readline()))
+        return json_row(1, file.readline()).parsed()
 
     def close(self) -> None:
         """Close all files."""
@@ -231,10 +252,14 @@ def _passage(index: _Index, docid: str, score: float | None = None) -> Passage:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield number, line
+
+
+def _is_header(line: str) -> bool:
+    return line.split()[-1].lower() in _HEADERS
 
 
 def _only_split(folder: Path) -> str:

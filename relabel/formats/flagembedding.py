@@ -7,6 +7,7 @@ Any other pair of columns `pos_X`, `neg_X` whose lists run parallel to the passa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from relabel.formats.base import (
@@ -33,6 +34,7 @@ class FlagEmbedding:
 
     name = "flagembedding"
     needs_negatives = False
+    sides = ("pos", "neg")
 
     def recognises(self, record: Mapping[str, Any]) -> bool:
         """A query beside `pos` or `neg`."""
@@ -40,13 +42,12 @@ class FlagEmbedding:
 
     def read(self, rows: Iterable[Row], subset: str) -> Iterator[Instance | Quarantined]:
         """One instance a row; ids are made from the texts."""
-        repeats = Repeats()
-        for row in rows:
-            try:
-                yield self._instance(row, subset, repeats)
-            except RecordError as fault:
-                yield Quarantined(row.number, str(fault), row.record)
-        repeats.close()
+        with closing(Repeats()) as repeats:
+            for row in rows:
+                try:
+                    yield self._instance(row, subset, repeats)
+                except RecordError as fault:
+                    yield Quarantined(row.number, str(fault), row.record)
 
     def _instance(self, row: Row, subset: str, repeats: Repeats) -> Instance:
         record = row.parsed()
@@ -59,19 +60,14 @@ class FlagEmbedding:
         return Instance(row.number, query_id, query, positives, negatives, named or subset, row.light())
 
     def revise(self, instance: Instance, relabelled: Sequence[int], dropped: Sequence[int]) -> Iterator[Row]:
-        """A passage takes its score, and whatever runs parallel to it, along."""
+        """A passage takes its score, and whatever runs parallel to it, along; null where there is nothing to take."""
         record = instance.origin.fresh()
-        moved = [*relabelled, *dropped]
-        for column in _parallel(record, "neg", len(record["neg"])):
-            beside = "pos" + column.removeprefix("neg")
-            if isinstance(record.get(beside), list) and len(record[beside]) == len(record["pos"]):
-                record[beside] = record[beside] + [record[column][place] for place in relabelled]
-            record[column] = without(record[column], moved)
-        for column in _parallel(record, "pos", len(record["pos"])):
-            if "neg" + column.removeprefix("pos") not in record:
-                record[column] = record[column] + [None] * len(relabelled)
-        record["pos"] = record["pos"] + [record["neg"][place] for place in relabelled]
-        record["neg"] = without(record["neg"], moved)
+        positive, negative = _parallel(record, "pos"), _parallel(record, "neg")
+        for rest, values in positive.items():
+            beside = negative.get(rest)
+            record["pos" + rest] = values + [beside[place] if beside else None for place in relabelled]
+        for rest, values in negative.items():
+            record["neg" + rest] = without(values, [*relabelled, *dropped])
         yield instance.origin.rewritten(record)
 
     def compose(self, instance: Instance) -> Iterator[Record]:
@@ -105,9 +101,12 @@ def _passages(record: Mapping[str, Any], column: str) -> tuple[Passage, ...]:
     )
 
 
-def _parallel(record: Mapping[str, Any], side: str, length: int) -> list[str]:
-    return [
-        column
+def _parallel(record: Mapping[str, Any], side: str) -> dict[str, list[Any]]:
+    """The side's passages (under "") and the lists that run parallel to them, by the rest of their names."""
+    return {
+        column.removeprefix(side): value
         for column, value in record.items()
-        if column.startswith(f"{side}_") and isinstance(value, list) and len(value) == length
-    ]
+        if (column == side or column.startswith(f"{side}_"))
+        and isinstance(value, list)
+        and len(value) == len(record[side])
+    }

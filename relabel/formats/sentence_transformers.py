@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any
 
 from relabel.formats.base import (
@@ -57,6 +58,7 @@ class SentenceTransformers:
     """Reads all four layouts; writes a set back in the layout it came in."""
 
     name = "sentence-transformers"
+    sides = ("positive", "negative")
 
     def __init__(self, layout: str) -> None:
         self.layout = layout
@@ -69,29 +71,26 @@ class SentenceTransformers:
 
     def read(self, rows: Iterable[Row], subset: str) -> Iterator[Instance | Quarantined]:
         """One instance for each stretch of rows with the same anchor; a faulty row is quarantined alone."""
-        repeats = Repeats()
-        group: list[Parsed] = []
-        for row in rows:
-            try:
-                parsed = self._parse(row)
-            except RecordError as fault:
-                yield Quarantined(row.number, str(fault), row.record)
-                continue
-            if group and group[0].anchor != parsed.anchor:
+        with closing(Repeats()) as repeats:
+            group: list[Parsed] = []
+            for row in rows:
+                try:
+                    parsed = self._parse(row)
+                except RecordError as fault:
+                    yield Quarantined(row.number, str(fault), row.record)
+                    continue
+                if group and group[0].anchor != parsed.anchor:
+                    yield _instance(group, subset, repeats)
+                    group = []
+                group.append(parsed)
+            if group:
                 yield _instance(group, subset, repeats)
-                group = []
-            group.append(parsed)
-        if group:
-            yield _instance(group, subset, repeats)
-        repeats.close()
 
     def revise(self, instance: Instance, relabelled: Sequence[int], dropped: Sequence[int]) -> Iterator[Row]:
         """See the layout's own function."""
         texts = [passage.text for passage in instance.negatives]
-        moved = {texts[place] for place in relabelled}
-        gone = {texts[place] for place in dropped} - moved
-        kept = [text for text in texts if text not in moved and text not in gone]
-        return self._revise(instance, Change(tuple(texts[place] for place in relabelled), gone, tuple(kept)))
+        moved, gone = {texts[place] for place in relabelled}, {texts[place] for place in dropped}
+        return self._revise(instance, Change(moved, gone, set(texts) - moved - gone))
 
     def compose(self, instance: Instance) -> Iterator[Record]:
         """The instance in this layout, under the library's own column names."""
@@ -100,11 +99,11 @@ class SentenceTransformers:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The texts that move to the positives, those that go, and the negatives that stay, in order."""
+    """The texts that move to the positives, those that go, and the negatives that stay."""
 
-    relabelled: tuple[str, ...]
+    relabelled: set[str]
     dropped: set[str]
-    kept: tuple[str, ...]
+    kept: set[str]
 
 
 def layout_of(record: Mapping[str, Any]) -> str | None:
@@ -143,8 +142,8 @@ def _anchor(record: Mapping[str, Any]) -> str | None:
 
 
 def _positive(record: Mapping[str, Any]) -> str | None:
-    named = next((name for name in _PASSAGES if name in record), None)
     anchor = _anchor(record)
+    named = next((name for name in _PASSAGES if name in record and name != anchor), None)
     others = (name for name in record if name not in (*_LABELS, "negative", "subset", anchor))
     return named or next((name for name in others if not _NUMBERED.fullmatch(name)), None)
 
@@ -156,6 +155,10 @@ def _columns(record: Mapping[str, Any]) -> tuple[str, str]:
     return anchor, positive
 
 
+def _parallel(record: Mapping[str, Any], length: int) -> dict[str, list[Any]]:
+    return {name: value for name, value in record.items() if isinstance(value, list) and len(value) == length}
+
+
 def _text(record: Mapping[str, Any], column: str) -> str:
     value = record.get(column)
     if not isinstance(value, str):
@@ -164,14 +167,15 @@ def _text(record: Mapping[str, Any], column: str) -> str:
 
 
 def _negatives(record: Mapping[str, Any]) -> list[str]:
-    numbers = sorted(int(found[1]) for name in record if (found := _NUMBERED.fullmatch(name)))
-    return ["negative"] if "negative" in record else [f"negative_{number}" for number in numbers]
+    numbers = {name: int(found[1]) for name in record if (found := _NUMBERED.fullmatch(name))}
+    return ["negative"] if "negative" in record else sorted(numbers, key=numbers.__getitem__)
 
 
 def _parse_tuple(row: Row) -> Parsed:
+    """Where rows are of unequal length, the shorter ones are filled up with null."""
     record = row.parsed()
     anchor, positive = _columns(record)
-    columns = _negatives(record)
+    columns = [name for name in _negatives(record) if name == "negative" or record[name] is not None]
     if not columns:
         raise RecordError("negative is missing")
     passages = [(_text(record, positive), True)]
@@ -179,50 +183,54 @@ def _parse_tuple(row: Row) -> Parsed:
     return Parsed(row, want_text(record, anchor), tuple(passages), optional_text(record, "subset"))
 
 
-def _revise_triplets(instance: Instance, change: Change) -> Iterator[Row]:
-    """Rows whose negative stays are untouched. Of the others, those go whose positive stands elsewhere too.
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A passage of a row, with its value in each list of scores: the positive's is the first there."""
 
-    A positive that would be lost with its row, and every relabelled passage, is paired with a negative that stays.
-    """
-    rows = [(row, row.fresh()) for row in instance.origin]
-    _, positive = _columns(rows[0][1])
-    kept = set(change.kept)
-    standing = {record[positive] for _, record in rows if record["negative"] in kept}
-    partners = cycle(change.kept)
-    for row, record in rows:
-        if record["negative"] in kept:
-            yield row
-            continue
-        wanted = [record[positive]]
-        if record["negative"] in change.relabelled:
-            wanted.append(record["negative"])
-        for text in wanted:
-            if text not in standing and change.kept:
-                standing.add(text)
-                yield row.rewritten({**record, positive: text, "negative": next(partners)})
+    text: str | None
+    beside: Mapping[str, Any]
+
+
+def _scores(record: Record, length: int) -> list[str]:
+    return [name for name in _parallel(record, length) if "score" in name]
+
+
+def _slots(record: Record) -> list[Slot]:
+    columns = [_columns(record)[1], *_negatives(record)]
+    lists = _scores(record, len(columns))
+    return [Slot(record[name], {key: record[key][place] for key in lists}) for place, name in enumerate(columns)]
+
+
+def _filled(record: Record, slots: Sequence[Slot]) -> Record:
+    """The record with these passages in place of its own."""
+    columns = [_columns(record)[1], *_negatives(record)]
+    texts = {name: slot.text for name, slot in zip(columns, slots, strict=True)}
+    lists = {name: [slot.beside.get(name) for slot in slots] for name in _scores(record, len(columns))}
+    return {**record, **texts, **lists}
 
 
 def _revise_tuples(instance: Instance, change: Change) -> Iterator[Row]:
-    """A relabelled passage gets a row of its own. Rows keep their width: negatives that stay fill the gaps."""
-    kept = set(change.kept)
-    standing: set[str] = set()
-    for row in instance.origin:
-        record = row.fresh()
-        _, positive = _columns(record)
-        columns = _negatives(record)
-        stay = [record[column] for column in columns if record[column] in kept] or list(change.kept)
-        if not stay:
-            return
-        partners = cycle(stay)
-        filled = dict(zip(columns, [next(partners) for _ in columns], strict=True))
-        moved = [record[c] for c in columns if record[c] in change.relabelled and record[c] not in standing]
-        if all(record[column] in kept for column in columns):
+    """Rows whose negatives all stay are untouched; in the others, negatives that stay fill the gaps.
+
+    A relabelled passage gets a row of its own. A row that loses all its negatives goes if its positive stands
+    elsewhere; if not, it takes negatives from the instance's other rows.
+    """
+    rows = [(row, record, _slots(record)) for row in instance.origin for record in [row.fresh()]]
+    stay = {slot.text: slot for _, _, slots in rows for slot in slots[1:] if slot.text in change.kept}
+    standing = {slots[0].text for _, _, slots in rows if any(slot.text in stay for slot in slots[1:])}
+    others = cycle(stay.values())
+    for row, record, (positive, *negatives) in rows:
+        if all(slot.text in stay or slot.text is None for slot in negatives):
             yield row
-        else:
-            yield row.rewritten({**record, **filled})
-        for text in dict.fromkeys(moved):
-            standing.add(text)
-            yield row.rewritten({**record, positive: text, **filled})
+            continue
+        here = [slot for slot in negatives if slot.text in stay]
+        partners = cycle(here) if here else others
+        moved = {slot.text: slot for slot in negatives if slot.text in change.relabelled}
+        wanted = [positive] if here or positive.text not in standing else []
+        wanted += [slot for text, slot in moved.items() if text not in standing]
+        for slot in wanted if stay else ():
+            standing.add(slot.text)
+            yield row.rewritten(_filled(record, [slot, *islice(partners, len(negatives))]))
 
 
 def _parse_pair(row: Row) -> Parsed:
@@ -282,12 +290,9 @@ def _revise_lists(instance: Instance, change: Change) -> Iterator[Row]:
                 labels[place] = type(labels[place])(1)
         if not gone and labels == record[column]:
             yield row
-            continue
-        record[column] = labels
-        for name, value in record.items():
-            if isinstance(value, list) and len(value) == len(texts):
-                record[name] = without(value, gone)
-        yield row.rewritten(record)
+        elif len(gone) < len(texts):
+            lists = _parallel({**record, column: labels}, len(texts))
+            yield row.rewritten({**record, **{name: without(value, gone) for name, value in lists.items()}})
 
 
 def _label_column(record: Mapping[str, Any]) -> str:
@@ -344,7 +349,7 @@ _Layout = tuple[
     Callable[[Instance], Iterator[Record]],
 ]
 _LAYOUTS: dict[str, _Layout] = {
-    "triplet": (_parse_tuple, _revise_triplets, _compose_triplets),
+    "triplet": (_parse_tuple, _revise_tuples, _compose_triplets),
     "n-tuple": (_parse_tuple, _revise_tuples, _compose_tuples),
     "labeled-pair": (_parse_pair, _revise_pairs, _compose_pairs),
     "labeled-list": (_parse_list, _revise_lists, _compose_lists),

@@ -29,6 +29,7 @@ class Tevatron:
 
     name = "tevatron"
     needs_negatives = False
+    sides = ("positive", "negative")
 
     def recognises(self, record: Mapping[str, Any]) -> bool:
         """Both passage columns bear names of their own."""
@@ -44,7 +45,7 @@ class Tevatron:
 
     def _instance(self, row: Row, subset: str) -> Instance:
         record = row.parsed()
-        query_id = want_id(record.get("query_id"), "query_id")
+        query_id = want_id(record, "query_id")
         query = want_text(record, "query")
         positives = _passages(record, "positive_passages")
         negatives = _passages(record, "negative_passages")
@@ -74,23 +75,21 @@ class Tevatron:
 
 
 def _passages(record: Mapping[str, Any], column: str) -> tuple[Passage, ...]:
-    passages = []
-    for number, found in enumerate(want_list(record, column)):
-        where = f"{column}[{number}]"
-        if not isinstance(found, dict):
-            raise RecordError(f"{where} is {kind_of(found)}, expected an object with docid and text")
-        text = found.get("text")
-        if not isinstance(text, str):
-            raise RecordError(f"{where}.text is {kind_of(text) if 'text' in found else 'missing'}")
-        passages.append(
-            Passage(
-                want_id(found.get("docid"), f"{where}.docid"),
-                optional_text(found, "title", f"{where}."),
-                text,
-                optional_score(found.get("score"), f"{where}.score"),
-            )
-        )
-    return tuple(passages)
+    return tuple([_passage(found, column, number) for number, found in enumerate(want_list(record, column))])
+
+
+def _passage(found: Any, column: str, number: int) -> Passage:
+    where = f"{column}[{number}]"
+    if not isinstance(found, dict):
+        raise RecordError(f"{where} is {kind_of(found)}, expected an object with docid and text")
+    docid, title, text, score = found.get("docid"), found.get("title"), found.get("text"), found.get("score")
+    if not isinstance(text, str):
+        raise RecordError(f"{where}.text is {kind_of(text) if 'text' in found else 'missing'}, expected a string")
+    if not (isinstance(docid, str) and docid):
+        docid = want_id(found, "docid", f"{where}.")
+    if not isinstance(title, str):
+        title = optional_text(found, "title", f"{where}.")
+    return Passage(docid, title, text, score if score is None else optional_score(score, f"{where}.score"))
 
 
 def _compose(passage: Passage) -> Record:

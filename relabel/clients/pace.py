@@ -1,0 +1,59 @@
+"""What keeps a client from sending: a rate, and waits that end when the run does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from relabel.errors import RunStopped
+
+
+class Pace:
+    """A rate, spread evenly: no minute holds more than `per_minute`, but for what the last to start in it brings."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._seconds_each = 60 / per_minute if per_minute else 0.0
+        self._free_at = 0.0
+
+    async def take(self, amount: float = 1.0) -> None:
+        """Wait for one's turn, first come, first served."""
+        if self._seconds_each:
+            now = time.monotonic()
+            mine = max(now, self._free_at)
+            self._free_at = mine + amount * self._seconds_each
+            if mine > now:
+                await asyncio.sleep(mine - now)
+
+
+class Patience:
+    """Waits that can be ended: once `end` is called, each of them, and each later one, raises RunStopped."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Timeout] = set()
+        self._reason = ""
+
+    def end(self, reason: str) -> None:
+        """End all waits for this reason; the first one given stands."""
+        if not self._reason:
+            self._reason = reason
+            now = asyncio.get_running_loop().time()
+            for wait in self._waiting:
+                wait.reschedule(now)
+
+    @asynccontextmanager
+    async def wait(self) -> AsyncIterator[None]:
+        """Within it, wait for whatever has to be waited for."""
+        if not self._reason:
+            try:
+                async with asyncio.timeout(None) as wait:
+                    self._waiting.add(wait)
+                    try:
+                        yield
+                    finally:
+                        self._waiting.discard(wait)
+                    return
+            except TimeoutError:
+                pass
+        raise RunStopped(self._reason)

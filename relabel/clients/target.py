@@ -1,0 +1,81 @@
+"""Where to post and with which key: from the settings, and from the environment variables of the `openai` package."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from yarl import URL
+
+from relabel.config import OpenAIClientSettings
+from relabel.errors import ConfigError
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to post, and with which headers; `secrets` must never be shown."""
+
+    url: str
+    headers: dict[str, str]
+    secrets: tuple[str, ...]
+
+    def url_for(self, model: str) -> str:
+        """The address for a model: Azure has one for each deployment."""
+        return self.url.replace("{model}", quote(model, safe="!$&'()*+,;=:@"))
+
+    @property
+    def endpoint(self) -> str:
+        """The address without credentials."""
+        return URL(self.url).with_user(None).with_query(None).human_repr()
+
+
+def find_target(name: str, settings: OpenAIClientSettings) -> Target:
+    """The target of the client with this name. Raises ConfigError."""
+    target = _azure(name, settings) if settings.azure_endpoint is not None else _openai(name, settings)
+    try:
+        host = URL(target.url).host
+    except ValueError:
+        host = None
+    if not host or not target.url.startswith(("http://", "https://")):
+        raise ConfigError(f"client {name!r}: the address is {target.url!r}, expected http://host… or https://host…")
+    if host == URL(OPENAI_URL).host and not target.headers:
+        raise ConfigError(
+            f"client {name!r}: no key for {OPENAI_URL}. Set OPENAI_API_KEY, or name another variable with api_key_env, "
+            "or point OPENAI_BASE_URL at a server of your own."
+        )
+    return target
+
+
+def _openai(name: str, settings: OpenAIClientSettings) -> Target:
+    base = settings.base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL
+    key = _key(name, settings.api_key_env, "OPENAI_API_KEY")
+    url = f"{base.rstrip('/')}/chat/completions"
+    if key is None:
+        return Target(url, {}, ())
+    named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+    account = {header: os.environ[variable] for header, variable in named.items() if os.environ.get(variable)}
+    return Target(url, {"Authorization": f"Bearer {key}", **account}, (key,))
+
+
+def _azure(name: str, settings: OpenAIClientSettings) -> Target:
+    from openai import AsyncAzureOpenAI
+
+    key = _key(name, settings.api_key_env, "AZURE_OPENAI_API_KEY")
+    version = settings.api_version or os.environ.get("OPENAI_API_VERSION")
+    if key is None or not version or settings.azure_endpoint is None:
+        raise ConfigError(f"client {name!r}: Azure needs api_version, and a key in AZURE_OPENAI_API_KEY or api_key_env")
+    azure = AsyncAzureOpenAI(azure_endpoint=settings.azure_endpoint, api_version=version, api_key=key)
+    base, query = str(azure.base_url).rstrip("/"), urlencode(azure.default_query)
+    return Target(f"{base}/deployments/{{model}}/chat/completions?{query}", {"api-key": key}, (key,))
+
+
+def _key(name: str, variable: str | None, default: str) -> str | None:
+    key = os.environ.get(variable or default, "").strip() or None
+    if variable is not None and key is None:
+        raise ConfigError(f"client {name!r}: api_key_env names {variable}, which is not set")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"client {name!r}: the key in {variable or default} holds characters that no key can hold")
+    return key

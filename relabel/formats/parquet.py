@@ -1,0 +1,158 @@
+"""Parquet: rows have no bytes of their own; a file's schema is kept, widened where a passage may change sides."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from relabel.errors import InputError
+from relabel.formats.base import Record, Row, file_identity
+
+BATCH = 512
+
+
+class Parquet:
+    """A Parquet file."""
+
+    suffix = ".parquet"
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self.path = path
+        self._position = 0.0
+        with _readable(path):
+            self._schema = pq.read_schema(path)
+
+    def rows(self) -> Iterator[Row]:
+        """Read batch by batch."""
+        import pyarrow.parquet as pq
+
+        with _readable(self.path), pq.ParquetFile(self.path) as file:
+            total, number = max(file.metadata.num_rows, 1), 0
+            for batch in file.iter_batches(BATCH):
+                for record in batch.to_pylist():
+                    number += 1
+                    self._position = number / total
+                    yield Row(number, record)
+
+    def fraction(self) -> float | None:
+        """By rows."""
+        return self._position
+
+    def identity(self) -> tuple[int, str]:
+        """Of the file as it lies on disk."""
+        return file_identity([self.path])
+
+    def sink(self, path: Path, sides: tuple[str, str]) -> ParquetSink:
+        """With this file's schema."""
+        return ParquetSink(path, widened(self._schema, sides))
+
+
+class ParquetSink:
+    """Writes row groups of bounded size."""
+
+    def __init__(self, path: Path, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._records: list[Record] = []
+
+    def write(self, row: Row) -> None:
+        """Append a row."""
+        self._records.append(row.record)
+        if len(self._records) >= BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._writer.write_table(pa.Table.from_pylist(self._records, schema=self._schema))
+        self._records = []
+
+    def close(self) -> None:
+        """Write what is left, and the footer."""
+        if self._records:
+            self._flush()
+        self._writer.close()
+
+
+class SchemalessParquetSink:
+    """Keeps rows in a temporary file until the last one is known, for only then is the schema."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        self._path = path
+        self._schema = pa.schema([])
+        self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+        self._records: list[Record] = []
+
+    def write(self, row: Row) -> None:
+        """Append a row."""
+        self._records.append(row.record)
+        if len(self._records) >= BATCH:
+            self._set_aside()
+
+    def _set_aside(self) -> None:
+        import pyarrow as pa
+
+        names = dict.fromkeys(name for record in self._records for name in record)
+        batch = pa.table({name: [record.get(name) for record in self._records] for name in names})
+        self._schema = pa.unify_schemas([self._schema, batch.schema], promote_options="permissive")
+        pickle.dump(self._records, self._spool)
+        self._records = []
+
+    def close(self) -> None:
+        """Write the file."""
+        self._set_aside()
+        sink = ParquetSink(self._path, self._schema)
+        with self._spool as spool:
+            end = spool.tell()
+            spool.seek(0)
+            while spool.tell() < end:
+                for record in pickle.load(spool):
+                    sink.write(Row(0, record))
+        sink.close()
+
+
+def widened(schema: Any, sides: tuple[str, str]) -> Any:
+    """The schema with room on the positive side for all that a relabelled passage brings along.
+
+    `sides` are what the names of positive and of negative columns begin with; columns with the same rest are a pair.
+    """
+    import pyarrow as pa
+
+    positive, negative = sides
+    before = schema
+    for field in before:
+        place = schema.get_field_index(positive + field.name.removeprefix(negative))
+        if not field.name.startswith(negative) or place < 0:
+            continue
+        pair = [pa.schema([schema.field(place)]), pa.schema([field.with_name(schema.field(place).name)])]
+        try:
+            both = pa.unify_schemas(pair, promote_options="permissive").field(0)
+        except pa.ArrowTypeError:
+            raise InputError(
+                f"{schema.field(place).name} holds {schema.field(place).type}, but {field.name} holds {field.type}; "
+                "passages cannot move between them. Give both the same type."
+            ) from None
+        if both.type != schema.field(place).type:
+            schema = schema.set(place, both)
+    # What Hugging Face noted about the columns describes the old ones.
+    return schema if schema.equals(before) else schema.with_metadata(None)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, ValueError, pa.ArrowException) as fault:
+        raise InputError(f"{path}: damaged, expected Parquet: {fault}. Check the file, or copy it anew.") from None

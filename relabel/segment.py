@@ -1,0 +1,341 @@
+"""One file of a ledger: its tables, how a reply lies in them, and how damage shows."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import orjson
+import zstandard
+
+from relabel.errors import LedgerError
+from relabel.records import Call, Reply, Usage
+
+SCHEMA = 1
+_LEVEL = 3
+SEGMENT_BYTES = 8 << 30
+DICTIONARY_AFTER = 1000
+"""How many replies a file holds before it learns a dictionary from them."""
+
+_CREATE = """
+CREATE TABLE reply (
+    seq INTEGER PRIMARY KEY,
+    key BLOB NOT NULL,           -- 16 bytes: the request's key
+    context INTEGER NOT NULL,    -- who asked whom: context.id
+    status TEXT NOT NULL,        -- ok | refused
+    finish_reason TEXT,
+    prompt INTEGER NOT NULL,     -- tokens, as the server counted them
+    cached INTEGER NOT NULL,
+    completion INTEGER NOT NULL,
+    at REAL NOT NULL,            -- unix time
+    seconds REAL NOT NULL,       -- from sending to the last byte
+    dictionary INTEGER NOT NULL, -- dictionary.id, 0 for none
+    body BLOB NOT NULL,          -- zstd of JSON: text, refusal, reasoning, error
+    digest BLOB NOT NULL         -- 8 bytes over the key, the context's content and the reply, 4 over at and body
+);
+CREATE UNIQUE INDEX reply_key ON reply(key);
+CREATE TABLE context (id INTEGER PRIMARY KEY, content TEXT NOT NULL UNIQUE);
+CREATE TABLE dictionary (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
+CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1), replies INTEGER NOT NULL, digest BLOB NOT NULL);
+INSERT INTO head VALUES (1, 0, zeroblob(8));
+"""
+_INSERT = "INSERT OR IGNORE INTO reply VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SELECT = "SELECT status, finish_reason, prompt, cached, completion, seconds, context, dictionary, body FROM reply"
+_ALL = (
+    "SELECT key, content, at, dictionary, body, digest, status, finish_reason, prompt, cached, completion, seconds "
+    "FROM reply LEFT JOIN context ON context.id = reply.context"
+)
+_SPENT = (
+    "SELECT content, count(*), sum(status = 'refused'), sum(prompt), sum(cached), sum(completion) "
+    "FROM reply JOIN context ON context.id = reply.context GROUP BY context"
+)
+_UNREADABLE = (sqlite3.DatabaseError, zstandard.ZstdError, ValueError, KeyError, TypeError)
+"""What reading a damaged file can raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A reply on its way into the ledger, with who asked whom."""
+
+    call: Call
+    reply: Reply
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one tier's replies by one model came to."""
+
+    tier: str
+    model: str
+    replies: int
+    refused: int
+    usage: Usage
+
+
+def _create(path: Path) -> None:
+    """Begin a file. It gets its name when it is whole, so that one without tables is always a damaged one."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    with closing(sqlite3.connect(draft, isolation_level=None)) as db:
+        db.executescript(f"BEGIN; {_CREATE} PRAGMA user_version = {SCHEMA}; COMMIT;")
+    draft.replace(path)
+
+
+def settle(path: Path) -> None:
+    """Fold SQLite's log into the file, so that a ledger at rest is one file and reading it leaves no trace."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=1)) as db:
+        db.execute("PRAGMA journal_mode=DELETE")  # fails while somebody is reading: the log stays, nothing is lost
+
+
+class Segment:
+    """One file, either read or written to."""
+
+    def __init__(self, path: Path, *, write: bool) -> None:
+        self.path = path
+        db: sqlite3.Connection | None = None
+        try:
+            db = self._db = _connect(path, write)
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version > SCHEMA:
+                raise LedgerError(f"{path}: of version {version}, this relabel reads up to {SCHEMA}. Upgrade relabel.")
+            if write:
+                db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16384;")
+            self._load()
+        except (*_UNREADABLE, LedgerError) as fault:
+            if db is not None:
+                db.close()
+            if isinstance(fault, LedgerError):
+                raise
+            raise LedgerError(f"{path}: not a sound ledger ({fault}). Move it away, or restore a copy.") from None
+
+    def _load(self) -> None:
+        """Take up what the file has come to."""
+        self._contexts: dict[int, Any] = dict(self._db.execute("SELECT id, content FROM context").fetchall())
+        self._names = {content: identity for identity, content in self._contexts.items()}
+        self._readers: dict[int, zstandard.ZstdDecompressor] = {0: zstandard.ZstdDecompressor()}
+        self._dictionary, self._compressor = 0, zstandard.ZstdCompressor(level=_LEVEL)
+        for identity, content in self._db.execute("SELECT id, content FROM dictionary ORDER BY id").fetchall():
+            self._use(identity, content)
+        self._replies, digest = self.head()
+        self._digest = int.from_bytes(digest)
+        self._learns_at = 0 if self._dictionary else max(DICTIONARY_AFTER, self._replies + 1)
+
+    def _use(self, identity: int, content: bytes) -> None:
+        dictionary = zstandard.ZstdCompressionDict(content)
+        self._readers[identity] = zstandard.ZstdDecompressor(dict_data=dictionary)
+        self._dictionary, self._compressor = identity, zstandard.ZstdCompressor(level=_LEVEL, dict_data=dictionary)
+
+    def get(self, key: bytes) -> Reply | None:
+        """The committed reply with this key."""
+        try:
+            row = self._db.execute(_SELECT + " WHERE key = ?", (key,)).fetchone()
+            return None if row is None else self._reply(row)
+        except _UNREADABLE as fault:
+            raise self._damage(f"the reply with key {key.hex()} cannot be read ({fault})") from None
+
+    def _damage(self, found: str) -> LedgerError:
+        return LedgerError(f"{self.path}: {found}. `relabel verify` says what is damaged; restore a copy of the file.")
+
+    def _reply(self, row: tuple[Any, ...]) -> Reply:
+        status, finish_reason, prompt, cached, completion, seconds, context, dictionary, packed = row
+        body = orjson.loads(self._unpack(dictionary, packed))
+        circumstances = self._context(context)
+        return Reply(
+            status,
+            body["text"],
+            finish_reason,
+            body.get("refusal"),
+            body.get("reasoning"),
+            body.get("error"),
+            circumstances["served_model"],
+            circumstances["fingerprint"],
+            circumstances["dialect"],
+            Usage(prompt, cached, completion),
+            seconds,
+        )
+
+    def _context(self, identity: int) -> dict[str, Any]:
+        if identity not in self._contexts:
+            self._contexts = dict(self._db.execute("SELECT id, content FROM context").fetchall())
+        found = self._contexts[identity]
+        if isinstance(found, str):
+            found = self._contexts[identity] = orjson.loads(found)
+        return found  # type: ignore[no-any-return]
+
+    def _unpack(self, dictionary: int, packed: bytes) -> bytes:
+        if dictionary not in self._readers:
+            (content,) = self._db.execute("SELECT content FROM dictionary WHERE id = ?", (dictionary,)).fetchone()
+            self._readers[dictionary] = zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(content))
+        return self._readers[dictionary].decompress(packed)
+
+    def store(self, entries: Sequence[Entry]) -> None:
+        """Store replies in one commit; one whose key is there already is left out. Raises LedgerError."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            replies, digest = self._replies, self._digest
+            for entry in entries:
+                row = self._row(entry)
+                if self._db.execute(_INSERT, row).rowcount:
+                    replies, digest = replies + 1, (digest + int.from_bytes(row[-1][:8])) % (1 << 64)
+            self._db.execute("UPDATE head SET replies = ?, digest = ?", (replies, digest.to_bytes(8)))
+            self._db.execute("COMMIT")
+            self._replies, self._digest = replies, digest
+            if self._learns_at and replies >= self._learns_at:
+                self._learn()
+        except Exception as fault:
+            self._undo()
+            if not isinstance(fault, sqlite3.Error):
+                raise
+            raise LedgerError(f"{self.path}: cannot be written: {fault}. What it held before is safe.") from None
+
+    def _undo(self) -> None:
+        """Forget what has not been committed."""
+        with suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._load()
+
+    def _row(self, entry: Entry) -> tuple[Any, ...]:
+        reply, usage, key = entry.reply, entry.reply.usage, bytes.fromhex(entry.call.request.key)
+        texts = {"text": reply.text, "refusal": reply.refusal, "reasoning": reply.reasoning, "error": reply.error}
+        body = orjson.dumps({name: value for name, value in texts.items() if value is not None})
+        said = (reply.status, reply.finish_reason, usage.prompt, usage.cached, usage.completion, float(reply.seconds))
+        content, at, packed = _circumstances(entry), time.time(), self._compressor.compress(body)
+        digest = _digest(key, content, said, body) + _checksum(at, packed)
+        return (key, self._context_id(content), *said[:-1], at, said[-1], self._dictionary, packed, digest)
+
+    def _context_id(self, content: str) -> int:
+        if content not in self._names:
+            identity = len(self._names) + 1
+            self._db.execute("INSERT INTO context VALUES (?, ?)", (identity, content))
+            self._names[content] = identity
+        return int(self._names[content])
+
+    def _learn(self) -> None:
+        """Train a dictionary on pieces of the replies so far; what is stored stays as it is."""
+        self._learns_at = 0
+        rows = self._db.execute("SELECT dictionary, body FROM reply ORDER BY seq LIMIT ?", (DICTIONARY_AFTER,))
+        try:
+            bodies = [self._unpack(*row) for row in rows.fetchall()]
+            pieces: list[Any] = [body[at : at + 512] for body in bodies for at in range(0, len(body), 512)]
+            content = zstandard.train_dictionary(16_384, pieces).as_bytes()
+        except zstandard.ZstdError:
+            return
+        identity = self._dictionary + 1
+        self._db.execute("INSERT INTO dictionary VALUES (?, ?)", (identity, content))
+        self._use(identity, content)
+
+    def full(self) -> bool:
+        """Whether it is time to begin another file."""
+        return self.path.stat().st_size >= SEGMENT_BYTES
+
+    def head(self) -> tuple[int, bytes]:
+        """How many replies it holds, and the sum of their digests."""
+        try:
+            return self._head()
+        except _UNREADABLE as fault:
+            raise self._damage(f"its head cannot be read ({fault})") from None
+
+    def _head(self) -> tuple[int, bytes]:
+        replies, digest = self._db.execute("SELECT replies, digest FROM head").fetchone()
+        return int(replies), bytes(digest)
+
+    def contexts(self) -> list[str]:
+        """The circumstances of its replies, each once, as JSON."""
+        try:
+            return [content for (content,) in self._db.execute("SELECT content FROM context")]
+        except _UNREADABLE as fault:
+            raise self._damage(f"its contexts cannot be read ({fault})") from None
+
+    def spent(self) -> list[Spent]:
+        """What its replies came to."""
+        try:
+            rows = self._db.execute(_SPENT).fetchall()
+            found = [(orjson.loads(content), *sums) for content, *sums in rows]
+            return [Spent(of["tier"], of["model"], n, refused, Usage(*tokens)) for of, n, refused, *tokens in found]
+        except _UNREADABLE as fault:
+            raise self._damage(f"its replies cannot be counted ({fault})") from None
+
+    def damaged(self) -> Iterator[str]:
+        """What is wrong with it, in words, as of one moment: another process may be writing."""
+        try:
+            self._db.execute("BEGIN")
+            for (finding,) in self._db.execute("PRAGMA integrity_check(10)"):
+                if finding != "ok":
+                    yield f"{self.path.name}: {finding}"
+            yield from self._unsound()
+        except _UNREADABLE as fault:
+            yield f"{self.path.name}: {fault}"
+        finally:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+
+    def _unsound(self) -> Iterator[str]:
+        replies, total = 0, 0
+        for key, content, at, dictionary, packed, digest, *said in self._db.execute(_ALL):
+            replies, total = replies + 1, total + int.from_bytes(digest[:8])
+            try:
+                body = self._unpack(dictionary, packed)
+                sound = _digest(key, content, said, body) + _checksum(at, packed) == digest
+            except _UNREADABLE:
+                sound = False
+            if not sound:
+                yield f"{self.path.name}: the reply with key {key.hex()} is not what was stored"
+        if (replies, (total % (1 << 64)).to_bytes(8)) != self._head():
+            yield f"{self.path.name}: holds {replies} replies, its head says {self._head()[0]}"
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        self._db.close()
+
+
+def _connect(path: Path, write: bool) -> sqlite3.Connection:
+    """Readers and the writer have connections of their own, so that nothing is read before it is committed."""
+    if write:
+        if not path.exists():
+            _create(path)
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("SELECT 1 FROM head")
+    except sqlite3.Error:
+        if os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-wal").exists():
+            return db
+        db.close()  # a read-only disk has no room for SQLite's own notes
+        db = sqlite3.connect(address + "&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
+    return db
+
+
+def _circumstances(entry: Entry) -> str:
+    call, reply = entry.call, entry.reply
+    content = {
+        "tier": call.tier,
+        "client": call.client,
+        "endpoint": entry.endpoint,
+        "prompt": call.prompt,
+        "model": call.request.model,
+        "model_revision": call.request.model_revision,
+        "served_model": reply.model,
+        "fingerprint": reply.fingerprint,
+        "dialect": reply.dialect,
+    }
+    return orjson.dumps(content).decode()
+
+
+def _digest(key: bytes, content: str, said: Sequence[Any], body: bytes) -> bytes:
+    """Of what was asked and answered under which circumstances, whenever that was and however it is stored."""
+    return blake2b(orjson.dumps([key.hex(), content, *said]) + body, digest_size=8).digest()
+
+
+def _checksum(at: float, packed: bytes) -> bytes:
+    return crc32(packed, crc32(repr(at).encode())).to_bytes(4)

@@ -1,0 +1,131 @@
+"""Mistakes are named, with what would have been right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from relabel.config import Config, find_config, load_config, parse
+from relabel.errors import ConfigError
+from relabel.resources import shipped
+from tests.conftest import settings
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump(settings("train.jsonl")), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("preset", sorted(path.name for path in shipped("configs").glob("*.yaml")))
+def test_every_preset_is_valid_and_is_found_from_any_folder(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (preset, f"configs/{preset}", preset.removesuffix(".yaml")):
+        assert load_config(name).output.dir == f"outputs/{preset.removesuffix('.yaml')}"
+
+
+@pytest.mark.parametrize("policy", sorted((shipped("configs") / "policies").glob("*.yaml")))
+def test_every_shipped_policy_is_valid(policy: Path) -> None:
+    from relabel.run import find_policy
+
+    assert find_policy(policy.stem) == find_policy(str(policy))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"polcy": {}}, "unknown key 'polcy'; did you mean 'policy'?"),
+        (
+            {"policy": {"max_false_negative": 3}},
+            "policy: unknown key 'max_false_negative'; did you mean 'max_false_neg",
+        ),
+        (
+            {"clients": {"local": {"kind": "openai", "concurency": 3}}},
+            "clients.local: unknown key 'concurency'; did you",
+        ),
+        ({"clients": {"local": {"kind": "smoke"}}}, "clients.local"),
+        ({"clients": {}}, "tier 'cheap' names the client 'local'; clients are: none"),
+        ({"policy": {"relabel": ["better"], "drop": ["better"]}}, "label 'better' leads to more than one action"),
+        ({"budget": {"usd": 5}}, "budget.usd needs prices for large, small"),
+        ({"cascade": []}, "cascade: "),
+        ({"xyzzy": 1}, "unknown key 'xyzzy'; expected input, cascade"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place_and_the_nearest_valid_key(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=r"my\.yaml: ") as found:
+        parse(Config, settings("train.jsonl", **change), "my.yaml")
+    assert message in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("cascade.cheep.judge.model=x", "found no 'cheep'; expected one of cheap, strong"),
+        ("cascade.cheap.judge.temprature=1", "unknown key 'temprature'; did you mean 'temperature'?"),
+        ("cascade.cheap.escalate=null", "tier 'cheap' is not the last and has no 'escalate'"),
+        ("input.path.deeper=1", "input.path is a plain value"),
+        ("nonsense", "expected key.path=value"),
+        ("cascade.cheap.judge.extra_body={n: 2}", "extra_body may not set n"),
+        ("cascade.cheap.judge.max_tokens=200000", "leaves no room"),
+        ("cascade.cheap.judge.retries=-1", "cascade.0.judge.retries: "),
+    ],
+)
+def test_an_override_that_cannot_be_applied_says_why(written: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        load_config(written, [override])
+    assert message in str(found.value)
+
+
+def test_overrides_reach_into_tiers_by_name_and_by_number(written: Path) -> None:
+    loaded = load_config(
+        written,
+        ["cascade.cheap.judge.model=other", "cascade.1.judge.temperature=null", "budget.requests=7", "input.path=a=b"],
+    )
+    cheap, strong = (tier.judge.model_dump() for tier in loaded.cascade)
+    assert (cheap["model"], strong["temperature"], loaded.budget.requests) == ("other", None, 7)
+    assert loaded.input.path == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("input: {path: a}\ninput: {path: b}\n", "line 2, column 1: not valid YAML: key 'input' stands twice"),
+        ("input: [", "not valid YAML"),
+        ("just words", "expected a mapping"),
+        ("", "expected a mapping"),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as found:
+        load_config(path)
+    assert message in str(found.value)
+
+
+def test_a_config_that_is_not_there_names_the_presets() -> None:
+    with pytest.raises(ConfigError, match=r"no such config; name a YAML file or a preset .*rlhn"):
+        find_config("nowhere/config.yaml")
+
+
+def test_a_relative_path_means_the_working_directory_or_else_the_configs_own_folder(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (tmp_path / "train.jsonl").touch()
+    assert load_config(written).input.path == str(tmp_path / "train.jsonl")
+    (elsewhere / "train.jsonl").touch()
+    assert load_config(written).input.path == str(elsewhere / "train.jsonl")
+
+
+def test_keys_never_stand_in_a_config() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'api_key'; did you mean 'api_key_env'"):
+        parse(Config, settings("a", clients={"local": {"kind": "openai", "api_key": "sk-secret"}}), "c")

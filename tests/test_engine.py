@@ -1,0 +1,389 @@
+"""A run sends what it must once, keeps what it has paid for, stops cleanly, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from relabel import engine
+from relabel.cascade import Cascade
+from relabel.clients import openai as http
+from relabel.config import BudgetSettings
+from relabel.costs import Prices
+from relabel.engine import Asker, Progress, Stop, TierProgress, answer
+from relabel.errors import InputError, LedgerError, RunStopped, Unanswered
+from relabel.formats import Source
+from relabel.judges import Retry
+from relabel.ledger import Ledger
+from relabel.records import Call, Instance, Quarantined, Reply, Request, Usage
+from relabel.run import Summary, run
+from relabel.testing import Answer, Handler, ReplyServer, ScriptedClient, rlhn_reply
+from tests.conftest import config, settings, tevatron
+
+WriteJsonl = Callable[..., Path]
+NOTHING = rlhn_reply()
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_FIRST_WAIT", 0.002)
+
+
+def start(path: Path, url: str, retry: Retry = frozenset(), **changes: Any) -> Summary:
+    """A run whose only tier is asked by default; `judge` and `local` change the judge's and the client's settings."""
+    given = settings(path, url)
+    given["output"] = {"dir": str(path.parent / "run")}
+    given["cascade"] = [{"name": "only", "judge": {**given["cascade"][1]["judge"], **changes.pop("judge", {})}}]
+    given["clients"]["local"] |= changes.pop("local", {})
+    return run(engine_config(given | changes), retry=retry, say=lambda _: None)
+
+
+def engine_config(given: dict[str, Any]) -> Any:
+    return config(**{"path": given["input"]["path"], **{k: v for k, v in given.items() if k != "input"}})
+
+
+def stored(path: Path) -> int:
+    with Ledger(path.parent / "run") as ledger:
+        return sum(one.replies for one in ledger.spent())
+
+
+class TestSending:
+    def test_what_is_asked_twice_is_sent_once(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(1) | {"query_id": f"q{n}"} for n in range(10)])
+        with ReplyServer(lambda _: NOTHING, latency=0.1) as server:
+            summary = start(path, server.url)
+        assert server.asked.total() == 1
+        assert summary.progress.tiers["only"].done == 10
+        assert summary.report is not None
+
+    def test_what_the_ledger_holds_is_never_sent_again(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n) for n in range(5)])
+        with ReplyServer(lambda _: NOTHING) as server:
+            start(path, server.url)
+            start(write_jsonl([tevatron(n) for n in range(6)]), server.url)
+        assert server.asked.total() == 6
+
+    def test_the_first_failure_is_shared_by_all_who_asked_the_same(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(1) | {"query_id": f"q{n}"} for n in range(4)])
+        with ReplyServer(lambda _: Answer(status=500), latency=0.05) as server:
+            assert start(path, server.url).stopped
+        assert server.asked.total() == 2
+
+    def test_one_unanswered_request_leaves_the_run_incomplete_and_alone_is_sent_again(
+        self, write_jsonl: WriteJsonl
+    ) -> None:
+        path = write_jsonl([tevatron(n) for n in range(8)])
+        down = [True]
+
+        def handler(body: dict[str, Any]) -> str | Answer:
+            return Answer(status=500) if down[0] and "number 3?" in str(body) else NOTHING
+
+        with ReplyServer(handler) as server:
+            summary = start(path, server.url)
+            assert (summary.report, summary.stopped) == (None, "some requests got no reply")
+            assert summary.progress.tiers["only"].unanswered == 1
+            assert not list((path.parent / "run").glob("cleaned*"))
+            before, down[0] = server.asked.total(), False
+            assert start(path, server.url).report is not None
+        assert server.asked.total() == before + 1
+
+
+class TestBudget:
+    @pytest.mark.parametrize("concurrency", [1, 64])
+    def test_requests_are_counted_over_all_restarts(self, concurrency: int, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n) for n in range(20)])
+        local = {"concurrency": concurrency}
+        with ReplyServer(lambda _: NOTHING, latency=0.002) as server:
+            for limit, asked in [(7, 7), (7, 7), (12, 12), (12, 12), (20, 20)]:
+                summary = start(path, server.url, local=local, budget={"requests": limit})
+                assert server.asked.total() == stored(path) == asked
+                assert (summary.report is None) == (asked < 20)
+                assert "budget.requests" in summary.stopped or asked == 20
+
+    @pytest.mark.parametrize("concurrency", [1, 64])
+    def test_dollars_are_never_overspent_by_more_than_a_call(self, concurrency: int, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n) for n in range(40)])
+        reply = Answer(NOTHING, usage={"prompt_tokens": 1000, "completion_tokens": 0}, latency=0.002)
+        prices = {"large": {"prompt": 10, "completion": 10}}
+        with ReplyServer(lambda _: reply) as server:
+            for limit, asked in [(0.055, 6), (0.055, 6), (0.105, 11)]:
+                local, budget = {"concurrency": concurrency}, {"usd": limit}
+                summary = start(path, server.url, local=local, budget=budget, prices=prices)
+                assert "budget.usd" in summary.stopped
+                assert server.asked.total() == asked
+
+    def test_what_costs_nothing_is_not_held_up_by_a_budget(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n) for n in range(20)])
+        with ReplyServer(lambda _: NOTHING, latency=0.02) as server:
+            free = {"large": {"prompt": 0, "completion": 0}}
+            assert start(path, server.url, budget={"usd": 0.01}, prices=free).report is not None
+        assert server.most_at_once > 5
+
+    def test_what_a_budget_admitted_is_answered_even_after_a_retry(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n) for n in range(9)])
+        seen: Counter[str] = Counter()
+
+        def handler(body: dict[str, Any]) -> str | Answer:
+            seen[str(body)] += 1
+            return Answer(status=503) if seen[str(body)] == 1 else NOTHING
+
+        with ReplyServer(handler) as server:
+            start(path, server.url, budget={"requests": 5})
+        assert stored(path) == 5
+
+
+class TestStop:
+    def test_an_interrupt_sends_nothing_new_and_keeps_what_is_under_way(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n) for n in range(300)])
+        number = itertools.count(1)
+
+        def handler(_: dict[str, Any]) -> Answer:
+            if next(number) == 20:
+                os.kill(os.getpid(), signal.SIGINT)
+            return Answer(NOTHING, latency=0.1)
+
+        with ReplyServer(handler) as server:
+            summary = start(path, server.url, local={"concurrency": 16})
+            assert (summary.report, summary.stopped) == (None, "interrupted")
+            assert 20 <= server.asked.total() == stored(path) < 60
+            assert start(path, server.url).report is not None
+        assert server.asked.total() == stored(path) == 300
+
+    def test_a_second_interrupt_ends_at_once_and_frees_the_ledger(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n) for n in range(30)])
+        number = itertools.count(1)
+
+        def handler(_: dict[str, Any]) -> Answer:
+            if (turn := next(number)) in (5, 6):
+                os.kill(os.getpid(), signal.SIGINT if turn == 5 else signal.SIGTERM)
+            return Answer(NOTHING, latency=0.0 if turn == 1 else 30)
+
+        began = time.monotonic()
+        with ReplyServer(handler) as server, pytest.raises((asyncio.CancelledError, KeyboardInterrupt)):
+            start(path, server.url)
+        assert time.monotonic() - began < 10
+        assert stored(path) == 1
+        Ledger(path.parent / "run", write=True).close()
+
+    def test_an_unknown_model_stops_within_seconds_whatever_others_wait_for(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n) for n in range(50)])
+        number = itertools.count(1)
+
+        def handler(body: dict[str, Any]) -> str | Answer:
+            if body["model"] == "large":
+                return Answer(status=404, body={"error": {"message": "no such model"}}, latency=0.3)
+            if next(number) == 10:
+                return Answer(status=429, headers={"Retry-After": "3600"}, body={})
+            return rlhn_reply(better=[1])
+
+        began = time.monotonic()
+        with ReplyServer(handler) as server:
+            given = settings(path, server.url, output={"dir": str(path.parent / "run")})
+            given["clients"]["other"] = given["clients"]["local"]
+            given["cascade"][1]["judge"]["client"] = "other"
+            with pytest.raises(RunStopped, match=r"no such model.*tier's model"):
+                run(engine_config(given))
+        assert time.monotonic() - began < 10
+        assert server.asked["large"] == 1
+        assert stored(path) >= 9
+
+    def test_a_server_that_has_died_is_not_asked_for_ever(
+        self, write_jsonl: WriteJsonl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine, "_IN_VAIN", 10)
+        path = write_jsonl([tevatron(n) for n in range(300)])
+        number = itertools.count(1)
+
+        def handler(_: dict[str, Any]) -> str | Answer:
+            return NOTHING if next(number) <= 5 else Answer(status=500)
+
+        with ReplyServer(handler) as server:
+            summary = start(path, server.url, local={"concurrency": 4})
+        assert "got no reply" in summary.stopped
+        assert stored(path) == 5
+        assert server.asked.total() < 150
+
+
+class ListSource:
+    """A source of these records, which may end in an error."""
+
+    format_name, suffix, needs_negatives = "list", ".jsonl", False
+
+    def __init__(self, records: list[Instance | Quarantined], fault: Exception | None = None) -> None:
+        self.records = records
+        self.fault = fault
+        self.given = 0
+
+    def __iter__(self) -> Iterator[Instance | Quarantined]:
+        for record in self.records:
+            self.given += 1
+            yield record
+        if self.fault is not None:
+            raise self.fault
+
+    def fraction(self) -> float | None:
+        return self.given / len(self.records)
+
+
+class Direct:
+    """The engine over a source and a scripted client, without a run around it."""
+
+    def __init__(self, folder: Path, script: Callable[[Request], str | Reply], concurrency: int = 8) -> None:
+        self.client = ScriptedClient(script, concurrency)
+        self.stop = Stop()
+        self.cascade = Cascade(config("unused"))
+        self.progress = Progress({tier.name: TierProgress() for tier in self.cascade.tiers})
+        self.ledger = Ledger(folder, write=True)
+
+    def answer(self, source: ListSource, workers: int = 8) -> Progress:
+        async def scenario() -> None:
+            asker = Asker(self.ledger, {"local": self.client}, BudgetSettings(), Prices({}), self.progress, self.stop)
+            given = cast(Source, source)
+            await answer(given, self.cascade, asker, self.progress, self.stop, workers=workers)
+
+        with self.ledger:
+            asyncio.run(scenario())
+        return self.progress
+
+
+def many(count: int) -> list[Instance | Quarantined]:
+    from tests.conftest import instance
+
+    return [instance(2, query=f"question {number}") for number in range(count)]
+
+
+class TestDirect:
+    def test_counts_what_was_done(self, tmp_path: Path) -> None:
+        direct = Direct(tmp_path, lambda asked: rlhn_reply(better=[1]) if asked.model == "small" else "gibberish")
+        progress = direct.answer(ListSource([*many(5), Quarantined(6, "no query", {})]))
+        cheap, strong = progress.tiers["cheap"], progress.tiers["strong"]
+        assert (progress.read, progress.instances, progress.quarantined, progress.fraction) == (5, 5, 1, 1.0)
+        assert (cheap.sent, cheap.done, cheap.candidates, cheap.abstained, cheap.in_flight) == (5, 5, 10, 0, 0)
+        assert (strong.sent, strong.done, strong.candidates, strong.abstained) == (10, 10, 10, 10)
+
+    def test_the_source_is_read_no_further_ahead_than_the_work_goes(self, tmp_path: Path) -> None:
+        source = ListSource(many(500))
+        furthest = 0
+
+        def script(_: Request) -> str:
+            nonlocal furthest
+            furthest = max(furthest, source.given - len(direct.client.requests))
+            return NOTHING
+
+        direct = Direct(tmp_path, script)
+        direct.answer(source)
+        assert furthest <= 4 * engine._READ_AHEAD + 8
+
+    def test_a_source_that_breaks_ends_the_run_as_the_error_it_is(self, tmp_path: Path) -> None:
+        direct = Direct(tmp_path, lambda _: NOTHING)
+        direct.answer(ListSource(many(40), InputError("train.jsonl.gz: ends in the middle")))
+        assert isinstance(direct.stop.error, InputError)
+        assert direct.client.requests
+
+    @pytest.mark.parametrize("method", ["get", "store"])
+    def test_a_ledger_that_breaks_ends_the_run_as_the_error_it_is(
+        self, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: object) -> None:
+            raise LedgerError("disk full")
+
+        direct = Direct(tmp_path, lambda _: NOTHING)
+        monkeypatch.setattr(direct.ledger, method, broken)
+        direct.answer(ListSource(many(40)))
+        assert isinstance(direct.stop.error, LedgerError)
+        assert len(direct.client.requests) <= 8
+
+    def test_reasons_for_unanswered_requests_are_counted(self, tmp_path: Path) -> None:
+        def script(_: Request) -> str:
+            raise Unanswered("status 500")
+
+        direct = Direct(tmp_path, script)
+        progress = direct.answer(ListSource(many(20)))
+        assert progress.unanswered == {"status 500": 20}
+        assert not direct.stop
+
+
+def optional_call() -> Call:
+    return Call(Request("small", (), {}), "cheap", "local", "p", optional=True)
+
+
+def test_an_optional_call_is_never_sent(tmp_path: Path) -> None:
+    direct = Direct(tmp_path, lambda _: NOTHING)
+
+    async def scenario() -> Reply | None:
+        asker = Asker(
+            direct.ledger, {"local": direct.client}, BudgetSettings(), Prices({}), direct.progress, direct.stop
+        )
+        return await asker.ask(optional_call())
+
+    with direct.ledger:
+        assert asyncio.run(scenario()) is None
+    assert direct.client.requests == []
+
+
+def whimsical(latency: float) -> Handler:
+    """Every kind of reply, each a function of what is asked; when it comes is chance."""
+
+    def handler(body: dict[str, Any]) -> Answer:
+        text = json.dumps(body, sort_keys=True)
+        choice = hashlib.sha256(text.encode()).digest()[0]
+        kinds = [
+            Answer(NOTHING),
+            Answer(rlhn_reply(better=[1])),
+            Answer(rlhn_reply(worse=[2], better=[3])),
+            Answer("gibberish"),
+            Answer(rlhn_reply(), finish_reason="length"),
+            Answer(status=400, body={"error": {"message": "filtered", "code": "content_filter"}}),
+            Answer(rlhn_reply(better=[9])),
+            Answer(rlhn_reply(better=[1, 2, 3])),
+        ]
+        return Answer(**{**vars_of(kinds[choice % 8]), "latency": random.uniform(0.0001, latency)})
+
+    return handler
+
+
+def vars_of(one: Answer) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in Answer.__slots__}
+
+
+class TestDetermined:
+    def test_what_is_derived_does_not_depend_on_how_it_was_asked(self, write_jsonl: WriteJsonl, tmp_path: Path) -> None:
+        records: list[Any] = [tevatron(n) for n in range(60)]
+        path = write_jsonl([*records[:30], {"query": "no passages"}, *records[30:]])
+        derived = []
+        for concurrency, stops in [(1, 0), (7, 0), (64, 0), (64, 3)]:
+            folder = tmp_path / f"run-{concurrency}-{stops}"
+            with ReplyServer(whimsical(0.01)) as server:
+                given = settings(path, server.url, output={"dir": str(folder)}, budget={})
+                given["clients"]["local"]["concurrency"] = concurrency
+                for stop in range(stops):
+                    given["budget"] = {"requests": 20 * (stop + 1)}
+                    assert run(engine_config(given)).report is None
+                given["budget"] = {}
+                assert run(engine_config(given)).report is not None
+            names = ("cleaned.jsonl", "decisions.parquet", "quarantine.jsonl")
+            derived.append([(folder / name).read_bytes() for name in names])
+        assert all(files == derived[0] for files in derived)
+        assert all(derived[0])
+
+
+def test_tokens_and_cost_add_up(write_jsonl: WriteJsonl) -> None:
+    path = write_jsonl([tevatron(n) for n in range(4)])
+    usage = {"prompt_tokens": 1000, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 600}}
+    with ReplyServer(lambda _: Answer(NOTHING, usage=usage)) as server:
+        prices = {"large": {"prompt": 2, "cached": 1, "completion": 10}}
+        tier = start(path, server.url, prices=prices).progress.tiers["only"]
+    assert tier.usage == Usage(4000, 2400, 40)
+    assert tier.cost == pytest.approx((1600 * 2 + 2400 * 1 + 40 * 10) / 1e6)

@@ -1,0 +1,55 @@
+"""What a run will take is said before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from relabel.config import Config
+from relabel.estimate import TOKENS_PER_REPLY, TierEstimate, estimate
+from relabel.ledger import Ledger
+from relabel.run import open_run, run, with_options
+from relabel.testing import ReplyServer, rlhn_reply
+from tests.conftest import config, tevatron
+from tests.test_run import finds_the_first, quiet
+
+PRICES = {"small": {"prompt": 1.0, "completion": 2.0}, "large": {"prompt": 10.0, "completion": 20.0}}
+
+
+def estimated(settings: Config, folder: Path) -> list[TierEstimate]:
+    opened = open_run(with_options(settings, None, folder))
+    if not folder.exists():
+        return estimate(opened, None)
+    with Ledger(folder) as ledger:
+        return estimate(opened, ledger)
+
+
+def test_without_a_ledger_everything_is_taken_to_escalate(write_jsonl: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_jsonl([tevatron(n) for n in range(30)])
+    cheap, strong = estimated(config(path, prices=PRICES), tmp_path / "run")
+    assert (cheap.calls, strong.calls, cheap.answered) == (30, 30, 0)
+    assert cheap.completion_tokens == 30 * TOKENS_PER_REPLY
+    assert cheap.usd == (cheap.prompt_tokens * 1 + cheap.completion_tokens * 2) / 1e6
+    assert "at most" in strong.basis
+
+
+def test_a_pilot_measures_the_escalation_rate_and_the_tokens(write_jsonl: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_jsonl([tevatron(n) for n in range(300)])
+    with ReplyServer(finds_the_first) as server:
+        run(config(path, server.url), limit=60, output=tmp_path / "run", say=quiet)
+        sent = dict(server.asked)
+        cheap, strong = estimated(config(path, server.url), tmp_path / "run")
+        assert server.asked == sent == {"small": 60, "large": 20}
+    assert (cheap.answered, cheap.calls, strong.answered, strong.calls) == (60, 240, 20, 80)
+    assert strong.basis == "33% escalated of 60 answered"
+    assert cheap.completion_tokens // cheap.calls in range(
+        len(rlhn_reply()) // 4 - 1, len(rlhn_reply(better=[1])) // 4 + 1
+    )
+
+
+def test_when_all_is_answered_nothing_is_left_to_pay(write_jsonl: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_jsonl([tevatron(n) for n in range(30)])
+    with ReplyServer(finds_the_first) as server:
+        run(config(path, server.url), output=tmp_path / "run", say=quiet)
+        tiers = estimated(config(path, server.url, prices=PRICES), tmp_path / "run")
+    assert [(tier.calls, tier.usd) for tier in tiers] == [(0, 0.0), (0, 0.0)]

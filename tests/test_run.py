@@ -1,0 +1,345 @@
+"""A run as a whole: over a real HTTP server, on real data where it is there."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from relabel.config import load_config
+from relabel.errors import InputError
+from relabel.formats import open_sink, open_source
+from relabel.records import Instance, Outcome
+from relabel.run import Summary, export_run, reopen, run
+from relabel.testing import Answer, ReplyServer, rlhn_reply
+from tests.conftest import config, tevatron
+from tests.replay import Recorded, records
+
+MOVING = {"config.yaml", "log.jsonl", "ledger.lock", "ledger-0001.sqlite", "report.json", "report.html"}
+
+
+def quiet(message: str) -> None:
+    """Notes are of no interest here."""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def decisions(folder: Path) -> list[dict[str, Any]]:
+    return list(pq.read_table(folder / "decisions.parquet").to_pylist())
+
+
+@pytest.fixture
+def recorded(fiqa: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Recorded, ReplyServer]]:
+    handler = Recorded(fiqa)
+    with ReplyServer(handler) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+        yield handler, server
+
+
+def replay(path: Path, folder: Path, *overrides: str) -> Summary:
+    loaded = load_config("rlhn", [f"input.path={path}", *overrides])
+    return run(loaded, output=folder, say=quiet)
+
+
+class TestTheRecordedRunOfRLHN:
+    def test_takes_one_cheap_call_for_each_query_and_a_strong_one_where_that_found_something(
+        self, recorded: tuple[Recorded, ReplyServer], tmp_path: Path
+    ) -> None:
+        replay(recorded[0].source, tmp_path / "run")
+        assert recorded[1].asked == Counter({"gpt-4o-mini": 25, "gpt-4o": 17})
+
+    def test_decides_exactly_what_the_recorded_strong_verdicts_say(
+        self, recorded: tuple[Recorded, ReplyServer], tmp_path: Path
+    ) -> None:
+        handler = recorded[0]
+        replay(handler.source, tmp_path / "run")
+        texts = {
+            (record["query_id"], place): passage["text"]
+            for record in handler.instances
+            for place, passage in enumerate(record["negative_passages"], 1)
+        }
+        found: dict[str, dict[str, set[str]]] = {}
+        for row in decisions(tmp_path / "run"):
+            if row["action"] == "relabel":
+                labels = found.setdefault(row["query_id"], {"better": set(), "worse": set()})
+                labels[row["label"]].add(texts[row["query_id"], row["position"]])
+        expected = {query: said for query, said in handler.strong_verdicts().items() if any(said.values())}
+        assert found == expected
+        assert (len(found), sum(len(t) for said in found.values() for t in said.values())) == (10, 23)
+
+    def test_running_again_sends_nothing_and_leaves_every_byte_as_it_is(
+        self, recorded: tuple[Recorded, ReplyServer], tmp_path: Path
+    ) -> None:
+        replay(recorded[0].source, tmp_path / "run")
+        before = contents(tmp_path / "run")
+        assert replay(recorded[0].source, tmp_path / "run").unchanged
+        assert contents(tmp_path / "run") == before
+        assert recorded[1].asked.total() == 42
+
+    def test_another_policy_sends_nothing(self, recorded: tuple[Recorded, ReplyServer], tmp_path: Path) -> None:
+        replay(recorded[0].source, tmp_path / "run")
+        counts = {
+            policy: export_run(tmp_path / "run", policy=policy, to=tmp_path / policy)[1]
+            for policy in ("rlhn-relabel", "rlhn-drop", "rlhn-remove")
+        }
+        assert counts["rlhn-relabel"]["candidates"]["relabel"] == counts["rlhn-drop"]["candidates"]["drop"] == 23
+        assert counts["rlhn-remove"]["instances"]["removed"] == 10
+        only_better = replay(recorded[0].source, tmp_path / "run", "policy.relabel=[better]")
+        assert only_better.report is not None
+        assert only_better.report["candidates"]["relabel"] == 2
+        assert recorded[1].asked.total() == 42
+
+    @pytest.mark.parametrize("layout", ["triplet", "n-tuple", "labeled-pair", "labeled-list", "flagembedding", "beir"])
+    def test_decides_the_same_in_every_format_and_comes_back_in_it(
+        self, recorded: tuple[Recorded, ReplyServer], tmp_path: Path, layout: str
+    ) -> None:
+        handler = recorded[0]
+        converted = (
+            to_beir(handler.source, tmp_path) if layout == "beir" else converted_to(layout, handler.source, tmp_path)
+        )
+        summary = replay(converted, tmp_path / "run", "input.subset=fiqa")
+        relabelled = {
+            (record.query, passage.text)
+            for record, rows in by_instance(converted, tmp_path / "run")
+            for passage, row in zip(record.negatives, rows, strict=True)
+            if row["action"] == "relabel"
+        }
+        queries = {record["query_id"]: record["query"] for record in handler.instances}
+        expected = {
+            (queries[query], text)
+            for query, said in handler.strong_verdicts().items()
+            for texts in said.values()
+            for text in texts
+        }
+        assert relabelled == expected
+        again = open_source(str(next(summary.folder.glob("cleaned.*"))))
+        assert again.format_name == open_source(str(converted)).format_name
+        positives = {(i.query, p.text) for i in again if isinstance(i, Instance) for p in i.positives}
+        assert expected <= positives
+
+    def test_verify_finds_nothing_amiss_and_every_tampered_file(
+        self, recorded: tuple[Recorded, ReplyServer], tmp_path: Path
+    ) -> None:
+        from relabel.ledger import Ledger
+        from relabel.verify import verify
+
+        folder = tmp_path / "run"
+        replay(recorded[0].source, folder)
+        with Ledger(folder) as ledger:
+            assert list(verify(reopen(folder), ledger)) == []
+        lines = (folder / "cleaned.jsonl").read_bytes().splitlines(keepends=True)
+        (folder / "cleaned.jsonl").write_bytes(b"".join([lines[1], lines[0], *lines[2:]]))
+        rows = pq.read_table(folder / "decisions.parquet")
+        column = rows.schema.get_field_index("action")
+        pq.write_table(rows.set_column(column, "action", [["drop"] * len(rows)]), folder / "decisions.parquet")
+        (folder / "quarantine.jsonl").unlink()
+        with Ledger(folder) as ledger:
+            findings = list(verify(reopen(folder), ledger))
+        assert [finding.split(":")[0] for finding in findings] == [
+            "cleaned.jsonl",
+            "decisions.parquet",
+            "quarantine.jsonl",
+        ]
+        assert "first in line 1" in findings[0]
+        assert "first in row 1 (query" in findings[1]
+
+
+def converted_to(layout: str, source: Path, folder: Path) -> Path:
+    path = folder / f"{layout}.jsonl"
+    sink = open_sink(path, layout if layout == "flagembedding" else f"sentence-transformers:{layout}")
+    for instance in open_source(str(source)):
+        assert isinstance(instance, Instance)
+        sink.write(Outcome(instance, "keep", "keep", ()) if not instance.negatives else kept(instance))
+    sink.close()
+    return path
+
+
+def kept(instance: Instance) -> Outcome:
+    from relabel.records import Decision
+
+    return Outcome(instance, "keep", "keep", tuple(Decision("keep", "", "") for _ in instance.negatives))
+
+
+def to_beir(source: Path, folder: Path) -> Path:
+    place = folder / "beir"
+    (place / "qrels").mkdir(parents=True)
+    corpus: dict[str, str] = {}
+    queries, qrels, mined = [], ["query-id\tcorpus-id\tscore"], []
+    for record in records(source):
+        queries.append(json.dumps({"_id": record["query_id"], "text": record["query"]}))
+        for side in ("positive_passages", "negative_passages"):
+            for rank, passage in enumerate(record[side], 1):
+                corpus[passage["docid"]] = json.dumps({"_id": passage["docid"], "title": "", "text": passage["text"]})
+                if side == "positive_passages":
+                    qrels.append(f"{record['query_id']}\t{passage['docid']}\t1")
+                else:
+                    mined.append(f"{record['query_id']} Q0 {passage['docid']} {rank} {100 - rank} bm25")
+    for name, lines in (("corpus.jsonl", corpus.values()), ("queries.jsonl", queries), ("run.trec", mined)):
+        (place / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    (place / "qrels" / "train.tsv").write_text("".join(line + "\n" for line in qrels), encoding="utf-8")
+    return place
+
+
+def by_instance(source: Path, folder: Path) -> Iterator[tuple[Instance, list[dict[str, Any]]]]:
+    rows = iter(decisions(folder))
+    for instance in open_source(str(source)):
+        assert isinstance(instance, Instance)
+        yield instance, [next(rows) for _ in instance.negatives]
+
+
+@pytest.fixture
+def train(write_jsonl: Callable[..., Path]) -> Path:
+    return write_jsonl([tevatron(number) for number in range(1, 13)])
+
+
+def finds_the_first(body: dict[str, Any]) -> str:
+    """The cheap model flags every third query; the strong one upholds Doc (1)."""
+    number = int(body["messages"][-1]["content"].split("what is the number ")[1].split("?")[0])
+    return rlhn_reply(better=[1]) if number % 3 == 0 else rlhn_reply()
+
+
+def test_counts_add_up_and_every_candidate_has_its_row(train: Path, tmp_path: Path) -> None:
+    with train.open("a", encoding="utf-8") as file:
+        file.write("{broken\n" + json.dumps(tevatron(99, negatives=0)) + "\n" + json.dumps({"query": "x"}) + "\n")
+    with ReplyServer(finds_the_first) as server:
+        report = run(config(train, server.url), output=tmp_path / "run", say=quiet).report
+    assert report is not None
+    assert report["instances"] == {"in": 15, "cleaned": 13, "removed": 0, "quarantined": 2, "changed": 4}
+    counts = report["candidates"]
+    assert counts["in"] == counts["relabel"] + counts["drop"] + counts["keep"] == len(decisions(tmp_path / "run")) == 36
+    assert [record["line"] for record in records(tmp_path / "run" / "quarantine.jsonl")] == [13, 15]
+    assert len(records(tmp_path / "run" / "cleaned.jsonl")) == 13
+
+
+def test_one_row_more_costs_one_row_and_another_prompt_asks_that_judge_alone(train: Path, tmp_path: Path) -> None:
+    from relabel.resources import shipped
+
+    with ReplyServer(finds_the_first) as server:
+        run(config(train, server.url), output=tmp_path / "run", say=quiet)
+        assert server.asked == {"small": 12, "large": 4}
+        train.write_text(json.dumps(tevatron(50)) + "\n" + train.read_text(encoding="utf-8"), encoding="utf-8")
+        run(config(train, server.url), output=tmp_path / "run", say=quiet)
+        assert server.asked == {"small": 13, "large": 4}
+        mine = tmp_path / "mine.md"
+        words = (shipped("prompts") / "rlhn.md").read_text(encoding="utf-8")
+        mine.write_text(words.replace("careful", "patient"), encoding="utf-8")
+        changed = config(train, server.url)
+        strong = changed.cascade[1].model_copy(
+            update={"judge": changed.cascade[1].judge.model_copy(update={"prompt": str(mine)})}
+        )
+        run(changed.model_copy(update={"cascade": [changed.cascade[0], strong]}), output=tmp_path / "run", say=quiet)
+        assert server.asked == {"small": 13, "large": 8}
+
+
+def test_deleting_what_is_derived_loses_nothing(train: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with ReplyServer(finds_the_first) as server:
+        run(config(train, server.url), output=folder, say=quiet)
+        before = contents(folder)
+        for name in ("cleaned.jsonl", "decisions.parquet", "quarantine.jsonl", "report.json", "report.html"):
+            (folder / name).unlink()
+        run(config(train, server.url), output=folder, say=quiet)
+        after = contents(folder)
+        assert {n: c for n, c in after.items() if n not in MOVING} == {
+            n: c for n, c in before.items() if n not in MOVING
+        }
+        assert server.asked.total() == 16
+
+
+def test_an_unfinished_run_leaves_no_cleaned_set_and_export_says_so(train: Path, tmp_path: Path) -> None:
+    from relabel.errors import Unfinished
+
+    folder = tmp_path / "run"
+    with ReplyServer(finds_the_first) as server:
+        limited = config(train, server.url, budget={"requests": 5})
+        summary = run(limited, output=folder, say=quiet)
+        assert summary.report is None
+        assert "budget.requests" in summary.stopped
+        assert server.asked.total() == 5
+        assert not list(folder.glob("cleaned*"))
+        with pytest.raises(Unfinished, match="wait for a reply"):
+            export_run(folder)
+        report = export_run(folder, partial=True, to=tmp_path / "partial")[1]
+        assert report["candidates"]["unanswered"] > 0
+        assert not list(folder.glob("*partial*"))
+        assert run(config(train, server.url), output=folder, say=quiet).report is not None
+        assert server.asked.total() == 16
+
+
+def test_a_changed_source_is_refused_by_what_is_derived(train: Path, tmp_path: Path) -> None:
+    with ReplyServer(finds_the_first) as server:
+        run(config(train, server.url), output=tmp_path / "run", say=quiet)
+    train.write_text(train.read_text(encoding="utf-8") + json.dumps(tevatron(50)) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match="has changed since the run"):
+        export_run(tmp_path / "run")
+
+
+def test_abstentions_are_escalated_counted_and_finally_undecided(train: Path, tmp_path: Path) -> None:
+    with ReplyServer(lambda body: Answer("who knows?")) as server:
+        report = run(config(train, server.url), output=tmp_path / "run", say=quiet).report
+        assert server.asked == {"small": 24, "large": 24}
+    assert report is not None
+    assert report["candidates"]["undecided"] == 36
+    assert report["tiers"]["strong"]["abstained"] == {"no_verdict": 36}
+
+
+def test_a_source_of_which_nothing_is_usable_is_an_error_that_names_the_quarantine(
+    write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_jsonl([{"query_id": "1", "query": "", "positive_passages": [], "negative_passages": []}])
+    with pytest.raises(InputError, match=r"nothing usable: all 1 records are quarantined"):
+        run(config(path), output=tmp_path / "run", say=quiet)
+    assert len(records(tmp_path / "run" / "quarantine.jsonl")) == 1
+
+
+def test_it_runs_where_an_event_loop_is_running_already(train: Path, tmp_path: Path) -> None:
+    import asyncio
+
+    async def cell() -> Summary:
+        return run("quickstart", output=tmp_path / "run", say=quiet)
+
+    assert asyncio.run(cell()).report is not None
+
+    with ReplyServer(finds_the_first) as server:
+
+        async def other_cell() -> Summary:
+            return run(config(train, server.url), output=tmp_path / "other", say=quiet)
+
+        assert asyncio.run(other_cell()).report is not None
+
+
+def test_the_quickstart_finds_the_copies_in_its_sample_and_asks_nobody(tmp_path: Path) -> None:
+    summary = run("quickstart", output=tmp_path / "run", say=quiet)
+    path = load_config("quickstart").input.path
+    kinds = {n["docid"]: n["kind"] for record in records(Path(path)) for n in record["negative_passages"]}
+    dropped = Counter(kinds[row["docid"]] for row in decisions(summary.folder) if row["action"] == "drop")
+    judged = Counter(kinds[row["docid"]] for row in decisions(summary.folder) if row["rule"] != "unjudged")
+    assert set(dropped) == {"exact-duplicate", "near-duplicate"}
+    assert all(dropped[kind] == judged[kind] for kind in dropped)
+
+
+def test_the_sample_holds_false_negatives_of_every_kind_over_several_subsets() -> None:
+    found = records(Path(load_config("quickstart").input.path))
+    assert len(found) >= 40
+    assert len({record["subset"] for record in found}) == 5
+    kinds = Counter(negative["kind"] for record in found for negative in record["negative_passages"])
+    assert min(kinds.values()) >= 10
+    assert set(kinds) == {"true-negative", "exact-duplicate", "near-duplicate", "paraphrase", "other-answer"}
+
+
+def test_another_output_format_is_written_and_read_back(train: Path, tmp_path: Path) -> None:
+    with ReplyServer(finds_the_first) as server:
+        run(config(train, server.url), output=tmp_path / "run", say=quiet)
+    path = tmp_path / "flag.jsonl.gz"
+    export_run(tmp_path / "run", format="flagembedding", to=path)
+    again = list(open_source(str(path)))
+    assert len(again) == 12
+    assert sum(len(i.positives) for i in again if isinstance(i, Instance)) == 12 + 4
