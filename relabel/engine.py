@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 
 from relabel.cascade import Cascade
 from relabel.clients import Client
@@ -24,7 +24,7 @@ from relabel.costs import Prices
 from relabel.errors import LedgerError, RelabelError, RunStopped, Unanswered
 from relabel.formats import Source
 from relabel.ledger import Entry, Ledger, Spent
-from relabel.records import Call, Instance, Quarantined, Reply, Usage
+from relabel.records import UNANSWERED, Call, Instance, Quarantined, Reply, Usage
 
 _READ_AHEAD = 32
 
@@ -62,6 +62,7 @@ class Progress:
     quarantined: int = 0
     fraction_read: float | None = None
     unanswered: dict[str, int] = field(default_factory=dict)
+    stopping: str = ""
 
     @property
     def fraction(self) -> float | None:
@@ -295,7 +296,6 @@ async def _work(
             await _answer_one(cascade, asker, instance, progress)
         except RelabelError as fault:
             stop.request(str(fault), fault)
-        progress.instances += 1
 
 
 async def _answer_one(cascade: Cascade, asker: Asker, instance: Instance, progress: Progress) -> None:
@@ -309,24 +309,27 @@ async def _answer_one(cascade: Cascade, asker: Asker, instance: Instance, progre
             else:
                 replies = await asyncio.gather(*(asker.ask(call) for call in calls))
     except StopIteration as finished:
-        for verdicts in finished.value:
-            for verdict in verdicts:
-                tier = progress.tiers[verdict.tier]
-                tier.candidates += 1
-                tier.abstained += verdict.abstained is not None
+        said = [verdict for verdicts in finished.value for verdict in verdicts]
+        progress.instances += all(verdict.abstained != UNANSWERED for verdict in said)
+        for verdict in said:
+            tier = progress.tiers[verdict.tier]
+            tier.candidates += 1
+            tier.abstained += verdict.abstained not in (None, UNANSWERED)
 
 
 @contextmanager
 def interruptible(stop: Stop) -> Iterator[None]:
-    """Within it, a first Ctrl-C (or SIGTERM) asks for a stop and a second cancels the task that entered."""
+    """Within it, a first Ctrl-C (or SIGTERM) asks for a stop; a second gives up at once, and what is within ends."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    interrupts = count(1)
+    interrupts = 0
 
     def interrupt() -> None:
-        if next(interrupts) > 1 and task is not None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts > 1 and task is not None:
             task.cancel()
         stop.request("interrupted")
 
@@ -335,6 +338,9 @@ def interruptible(stop: Stop) -> Iterator[None]:
         loop.add_signal_handler(number, interrupt)
     try:
         yield
+    except asyncio.CancelledError:
+        if interrupts < 2:  # it was somebody else who cancelled
+            raise
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
@@ -343,8 +349,12 @@ def interruptible(stop: Stop) -> Iterator[None]:
 Watch = Callable[[Progress], None]
 
 
-async def watched(progress: Progress, watch: Watch, every: float) -> None:
+async def watched(progress: Progress, stop: Stop, watch: Watch, every: float) -> None:
     """Tell `watch` of the progress, again and again, until cancelled."""
-    while True:
+    try:
+        while True:
+            progress.stopping = stop.reason
+            watch(progress)
+            await asyncio.sleep(every)
+    finally:
         watch(progress)
-        await asyncio.sleep(every)

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from relabel.arrow import without_pandas
 from relabel.cascade import Cascade
 from relabel.config import PolicySettings
 from relabel.errors import Unfinished
@@ -111,6 +112,7 @@ class DecisionsWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        without_pandas()
         text, number = pa.string(), pa.float64()
         self._schema = pa.schema(
             [

@@ -55,7 +55,7 @@ class ListwiseJudge:
         for places in self._lists(instance, kind, shown):
             passages = [instance.negatives[place] for place in places]
             messages = self.prompt.messages(kind, instance.query, instance.positives, passages)
-            if _size(messages) > self._limit:
+            if not _fits(messages, self._limit):
                 verdicts.update(dict.fromkeys(places, self._abstain("too_long")))
             else:
                 chains.append(_Chain(self, messages, places))
@@ -194,6 +194,11 @@ def _ask(chains: list[_Chain]) -> Asking[None]:
         for chain, reply in zip(waiting, replies, strict=True):
             chain.take(reply)
         waiting = [chain for chain in waiting if not chain.done]
+
+
+def _fits(messages: tuple[dict[str, str], ...], limit: int) -> bool:
+    """Whether the messages take at most so many bytes; few letters need not be counted exactly."""
+    return 4 * sum(len(message["content"]) for message in messages) <= limit or _size(messages) <= limit
 
 
 def _size(messages: tuple[dict[str, str], ...]) -> int:

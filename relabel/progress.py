@@ -76,6 +76,9 @@ class Screen:
         return " · ".join([*parts, self._outlook(progress, now)])
 
     def _outlook(self, progress: Progress, now: float) -> str:
+        if progress.stopping:
+            waiting = sum(tier.in_flight for tier in progress.tiers.values())
+            return f"Stopping ({progress.stopping}): {waiting:,} replies are still awaited; Ctrl-C gives them up."
         words = [f"{progress.instances:,} instances", f"{_clock(now - self._started)} so far"]
         fraction = progress.fraction
         if fraction is not None:

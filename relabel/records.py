@@ -72,11 +72,16 @@ class Request:
     model_revision: str | None = None
 
     @cached_property
+    def messages_json(self) -> bytes:
+        """The messages as canonical JSON, made once for the key and for the wire."""
+        return orjson.dumps(self.messages, option=orjson.OPT_SORT_KEYS)
+
+    @cached_property
     def key(self) -> str:
         """The request's name in every ledger: 32 hex digits of the BLAKE2b hash of its canonical JSON."""
         logical: dict[str, Any] = {
             "model": self.model,
-            "messages": self.messages,
+            "messages": orjson.Fragment(self.messages_json),
             "sampling": self.sampling,
             "reply_schema": self.reply_schema,
             "sample": self.sample,

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
@@ -117,6 +118,8 @@ def run(
             _blocking(lambda: _answer(insisting, ledger, progress, stop, tell, watch))
         log.write("answered", **_sent(progress), stopped=stop.reason)
         if stop.error is not None:
+            if isinstance(stop.error, InputError):
+                raise stop.error
             kept = sum(tier.replied for tier in progress.tiers.values())
             raise RunStopped(f"{stop.error}\n{kept:,} new replies are safe in {opened.folder}; running again goes on.")
         if stop or progress.unanswered:
@@ -253,21 +256,17 @@ async def _answer(
     clients = {name: make_client(name, config.clients[name], say) for name in sorted(used)}
     asker = Asker(ledger, clients, config.budget, Prices(config.prices), progress, stop)
     workers = 16 + sum(client.concurrency for client in clients.values()) * 5 // 4
-    for client in clients.values():
-        await client.open()
-    watcher = asyncio.create_task(watched(progress, watch, every=0.5)) if watch else None
-    try:
+    watcher = asyncio.create_task(watched(progress, stop, watch, every=0.5)) if watch else None
+    async with AsyncExitStack() as opening:
+        for client in clients.values():
+            await client.open()
+            opening.push_async_callback(client.close)
         with interruptible(stop):
             await answer(
                 opened.source, opened.cascade, asker, progress, stop, workers=workers, limit=config.input.limit
             )
-    finally:
-        if watcher is not None:
-            watcher.cancel()
-        if watch is not None:
-            watch(progress)
-        for client in clients.values():
-            await client.close()
+    if watcher is not None:
+        watcher.cancel()
 
 
 def _blocking(main: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "relabel"
 
 LAYERS = [
-    {"records", "errors", "text", "resources"},
+    {"records", "errors", "text", "resources", "arrow"},
     {"config"},
     {"formats", "prompts", "parsing", "costs", "tally", "log"},
     {"judges", "screens", "policy", "segment", "ledger"},

@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from relabel import __version__
 from relabel.clients.errors import Again, Refused, classify, complaint, read_json, unsupported
@@ -94,25 +95,43 @@ class OpenAIClient:
             tried.set()
 
     async def _persist(self, request: Request) -> Reply:
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return await self._once(request)
-            except Again as fault:
-                self._check(fault, attempt)
-                pause = _pause(fault, attempt)
-            async with self._patience.wait():
-                await asyncio.sleep(pause)
+        """The first attempt goes straight; only if it fails does tenacity take over, and counts it."""
+        try:
+            return await self._once(request)
+        except Again as fault:
+            failed = [fault]
 
-    def _check(self, fault: Again, attempt: int) -> None:
-        """Raise if there is no sense in another attempt: early at a server that nobody has ever reached."""
-        unreached = fault.no_contact and not self._heard
-        if attempt < min(self._settings.max_attempts, _FIRST_CONTACT if unreached else self._settings.max_attempts):
-            return
-        if unreached:
+        async def attempt() -> Reply:
+            if failed:
+                raise failed.pop()
+            return await self._once(request)
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Again),
+            stop=self._enough,
+            wait=lambda state: _pause(_fault(state), state.attempt_number),
+            sleep=self._sleep,
+            retry_error_callback=self._give_up,
+        )
+        return await retrying(attempt)
+
+    async def _sleep(self, seconds: float) -> None:
+        async with self._patience.wait():
+            await asyncio.sleep(seconds)
+
+    def _unreached(self, state: RetryCallState) -> bool:
+        return _fault(state).no_contact and not self._heard
+
+    def _enough(self, state: RetryCallState) -> bool:
+        """Stop after `max_attempts`, and early at a server that nobody has ever reached."""
+        most = self._settings.max_attempts
+        return state.attempt_number >= (min(most, _FIRST_CONTACT) if self._unreached(state) else most)
+
+    def _give_up(self, state: RetryCallState) -> Reply:
+        fault = _fault(state)
+        if self._unreached(state):
             raise self._stopped(f"no server there: {fault}. Is it up, and is base_url (or OPENAI_BASE_URL) right?")
-        attempts = f"{attempt} attempts" if attempt > 1 else "1 attempt"
+        attempts = f"{state.attempt_number} attempts" if state.attempt_number > 1 else "1 attempt"
         raise Unanswered(f"{self.endpoint}: {fault} ({attempts})")
 
     async def _once(self, request: Request) -> Reply:
@@ -120,7 +139,8 @@ class OpenAIClient:
         dialect = self._dialects.setdefault(request.model, Dialect())
         while True:
             spoken, sent = dialect.name, dialect.body(request)
-            status, headers, content, seconds = await self._exchange(request, orjson.dumps(sent))
+            body = orjson.dumps(sent | {"messages": orjson.Fragment(request.messages_json)})
+            status, headers, content, seconds = await self._exchange(request, body)
             if status == 200 and (reply := _reply(content, spoken, seconds)) is not None:
                 self._heard = True
                 return reply
@@ -140,14 +160,23 @@ class OpenAIClient:
 
     async def _exchange(self, request: Request, body: bytes) -> tuple[int, Mapping[str, str], bytes, float]:
         """Status, headers, content and seconds of one post, once it may be made."""
-        async with self._patience.wait():
-            await self._turn(request, len(body))
+        if self._unhindered():
+            await self._slots.acquire()
+        else:
+            async with self._patience.wait():
+                await self._turn(request, len(body))
         started = time.monotonic()
         try:
             status, headers, content = await self._post(body, request.model)
         finally:
             self._slots.release()
         return status, headers, content, time.monotonic() - started
+
+    def _unhindered(self) -> bool:
+        """Whether a request can be posted this instant, as most can where no limits are set."""
+        if self._patience.ended or self._requests.limited or self._tokens.limited or self._slots.locked():
+            return False
+        return time.monotonic() >= self._quiet_until
 
     def _learn(self, model: str, dialect: Dialect, name: str, said: str) -> None:
         """Adapt to what the model does not take, and say so the first time."""
@@ -235,6 +264,12 @@ class Dialect:
         else:
             self.dropped.add(next((old for old, new in self.renamed.items() if new == name), name))
         return self.name != before
+
+
+def _fault(state: RetryCallState) -> Again:
+    fault = state.outcome.exception() if state.outcome else None
+    assert isinstance(fault, Again)
+    return fault
 
 
 def _pause(fault: Again, attempt: int) -> float:

@@ -17,9 +17,14 @@ class Pace:
         self._seconds_each = 60 / per_minute if per_minute else 0.0
         self._free_at = 0.0
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a rate at all."""
+        return self._seconds_each > 0
+
     async def take(self, amount: float = 1.0) -> None:
         """Wait for one's turn, first come, first served."""
-        if self._seconds_each:
+        if self.limited:
             now = time.monotonic()
             mine = max(now, self._free_at)
             self._free_at = mine + amount * self._seconds_each
@@ -33,6 +38,11 @@ class Patience:
     def __init__(self) -> None:
         self._waiting: set[asyncio.Timeout] = set()
         self._reason = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether `end` has been called."""
+        return bool(self._reason)
 
     def end(self, reason: str) -> None:
         """End all waits for this reason; the first one given stands."""

@@ -46,7 +46,7 @@ class Row:
 
     def light(self) -> Row:
         """The row without its parsed record, where `raw` can give it back."""
-        return self if self.raw is None else replace(self, record=None)
+        return self if self.raw is None else Row(self.number, None, self.raw)
 
     def rewritten(self, record: Record) -> Row:
         """The row with another record in its place."""

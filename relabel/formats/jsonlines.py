@@ -160,7 +160,7 @@ def _too_deep(record: object) -> bool:
 
 def _escapes(raw: bytes, before: bool) -> bool:
     """Whether a line escapes what is not ASCII; one that is all ASCII does as the lines before it did."""
-    return raw.isascii() and (before or _ESCAPE.search(raw) is not None)
+    return raw.isascii() and (before or (b"\\u" in raw and _ESCAPE.search(raw) is not None))
 
 
 def _dumps_like(record: Record, raw: bytes | None, escapes: bool) -> bytes:

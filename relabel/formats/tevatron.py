@@ -79,17 +79,20 @@ def _passages(record: Mapping[str, Any], column: str) -> tuple[Passage, ...]:
 
 
 def _passage(found: Any, column: str, number: int) -> Passage:
-    where = f"{column}[{number}]"
     if not isinstance(found, dict):
-        raise RecordError(f"{where} is {kind_of(found)}, expected an object with docid and text")
+        raise RecordError(f"{column}[{number}] is {kind_of(found)}, expected an object with docid and text")
     docid, title, text, score = found.get("docid"), found.get("title"), found.get("text"), found.get("score")
+    if score is None and docid and isinstance(docid, str) and isinstance(title, str) and isinstance(text, str):
+        return Passage(docid, title, text)
+    where = f"{column}[{number}]"
     if not isinstance(text, str):
         raise RecordError(f"{where}.text is {kind_of(text) if 'text' in found else 'missing'}, expected a string")
-    if not (isinstance(docid, str) and docid):
-        docid = want_id(found, "docid", f"{where}.")
-    if not isinstance(title, str):
-        title = optional_text(found, "title", f"{where}.")
-    return Passage(docid, title, text, score if score is None else optional_score(score, f"{where}.score"))
+    return Passage(
+        want_id(found, "docid", f"{where}."),
+        optional_text(found, "title", f"{where}."),
+        text,
+        optional_score(score, f"{where}.score"),
+    )
 
 
 def _compose(passage: Passage) -> Record:
