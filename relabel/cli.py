@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from relabel.estimate import TierEstimate
+    from relabel.folder import Opened
     from relabel.ledger import Ledger
-    from relabel.run import Opened, Summary
+    from relabel.run import Summary
 
 app = typer.Typer(
     help="Find the false negatives among mined hard negatives, and write the cleaned training set back.",
@@ -104,8 +105,8 @@ def estimate(config: ConfigPath, set_: Overrides = None, limit: Limit = None, ou
     """Say what a run will take: calls, tokens and cost per tier. Sends nothing."""
     from relabel.config import load_config
     from relabel.estimate import estimate as count
+    from relabel.folder import open_run, with_options
     from relabel.ledger import Ledger, segments
-    from relabel.run import open_run, with_options
 
     opened = open_run(with_options(load_config(config, set_ or []), limit, output))
     if segments(opened.folder) or opened.config.ledger.read:
@@ -152,7 +153,7 @@ def report(run: RunFolder) -> None:
 @app.command()
 def verify(run: RunFolder) -> None:
     """Derive every key and every decision anew, and say what differs from what the run's folder holds."""
-    from relabel.run import reopen
+    from relabel.folder import reopen
     from relabel.text import printable
     from relabel.verify import verify as check
 
@@ -170,8 +171,8 @@ def verify(run: RunFolder) -> None:
 @app.command()
 def status(run: RunFolder) -> None:
     """Say what a run's ledger holds, what it cost, and whether the run is complete."""
+    from relabel.folder import ledger_of, recorded_config
     from relabel.report import read_report
-    from relabel.run import ledger_of, recorded_config
 
     config, _ = recorded_config(run)
     with ledger_of(run, config) as ledger:
@@ -193,7 +194,7 @@ def _retry(given: str | None) -> Any:
 
 
 def _ledger_of(opened: Opened) -> Ledger:
-    from relabel.run import ledger_of
+    from relabel.folder import ledger_of
 
     return ledger_of(opened.folder, opened.config)
 

@@ -13,9 +13,9 @@ from itertools import islice
 
 from relabel.config import LLMJudgeSettings
 from relabel.costs import Prices
+from relabel.folder import Opened
 from relabel.ledger import Ledger
 from relabel.records import Call, Instance, Quarantined, Reply, Usage
-from relabel.run import Opened
 
 BYTES_PER_TOKEN = 4.0
 """English text by the usual tokenizers; replaced by what the ledger's replies show once there are any."""

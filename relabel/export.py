@@ -28,15 +28,23 @@ _ROW_GROUP = 20_000
 
 
 def outcomes(
-    source: Source, cascade: Cascade, policy: PolicySettings, ledger: Ledger, limit: int | None = None
+    source: Source,
+    cascade: Cascade,
+    policy: PolicySettings,
+    ledger: Ledger,
+    *,
+    limit: int | None = None,
+    needs_negatives: bool = False,
 ) -> Iterator[Outcome | Quarantined]:
-    """Every record of the source in order, decided from what the ledger holds; nothing is sent."""
+    """Every record of the source in order, decided from what the ledger holds; nothing is sent.
+
+    `needs_negatives` says that the cleaned set's format cannot hold an instance without negatives.
+    """
     for record in islice(source, limit):
         if isinstance(record, Quarantined):
             yield record
         else:
-            verdicts = _judged(cascade, record, ledger)
-            yield decide(policy, record, verdicts, source.needs_negatives)
+            yield decide(policy, record, _judged(cascade, record, ledger), needs_negatives)
 
 
 def _judged(cascade: Cascade, instance: Instance, ledger: Ledger) -> list[tuple[Verdict, ...]]:

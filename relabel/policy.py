@@ -2,7 +2,8 @@
 
 For a candidate: duplicate-of-positive, unanswered, unjudged, undecided, then what the label of its final verdict (that
 of the last tier that judged it) leads to: relabel, drop, remove, and else no-objection.
-For an instance: false-negatives-remove, too-many-false-negatives, too-few-negatives, and else keep.
+For an instance: false-negatives-remove, too-many-false-negatives, too-few-negatives, format-needs-negatives, and else
+keep.
 """
 
 from __future__ import annotations
@@ -101,8 +102,6 @@ def _candidate(policy: PolicySettings, verdicts: Verdicts) -> Decision:
 
 def _instance_rule(policy: PolicySettings, outcome: Outcome, needs_negatives: bool) -> str | None:
     """Which rule removes the instance, if any."""
-    if not outcome.decisions:
-        return None
     rules = [decision.rule for decision in outcome.decisions]
     if "false-negative-removes-instance" in rules:
         return "false-negatives-remove"
@@ -110,9 +109,6 @@ def _instance_rule(policy: PolicySettings, outcome: Outcome, needs_negatives: bo
     if policy.max_false_negatives is not None and found > policy.max_false_negatives:
         return "too-many-false-negatives"
     kept = len(outcome.places("keep"))
-    if kept < len(rules):
-        if kept < policy.min_negatives and policy.on_too_few == "remove":
-            return "too-few-negatives"
-        if kept == 0 and needs_negatives:
-            return "format-needs-negatives"
-    return None
+    if kept < len(rules) and kept < policy.min_negatives and policy.on_too_few == "remove":
+        return "too-few-negatives"
+    return "format-needs-negatives" if kept == 0 and needs_negatives else None

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from relabel.export import DECISIONS, QUARANTINE, Derived, outcomes, partial_path, write_all
+from relabel.export import DECISIONS, QUARANTINE, Derived, partial_path, write_all
+from relabel.folder import Opened
 from relabel.ledger import Ledger
-from relabel.run import Opened
 
 _SHOWN = 5
 
@@ -21,13 +21,11 @@ def verify(opened: Opened, ledger: Ledger) -> Iterator[str]:
     under its own key, and each derived file byte for byte.
     """
     yield from ledger.damaged()
-    config = opened.config
     with tempfile.TemporaryDirectory(prefix="relabel-verify-") as scratch:
         again = replace(opened, folder=Path(scratch))
         cleaned = again.cleaned
-        records = outcomes(again.source, again.cascade, config.policy, ledger, config.input.limit)
         derived = Derived(again.folder, cleaned, again.sink(partial_path(cleaned)))
-        tally = write_all(records, derived, partial=True)
+        tally = write_all(again.outcomes(ledger), derived, partial=True)
         if tally.unanswered:
             yield f"{tally.unanswered} candidates wait for a reply that is not in the ledger; `relabel run` goes on"
         for name in (cleaned.name, DECISIONS, QUARANTINE):

@@ -16,6 +16,7 @@ LAYERS = [
     {"judges", "screens", "policy", "segment", "ledger"},
     {"cascade", "clients"},
     {"engine", "export", "report"},
+    {"folder"},
     {"run"},
     {"estimate", "verify", "progress", "testing"},
     {"cli"},

@@ -32,7 +32,7 @@ def test_every_preset_is_valid_and_is_found_from_any_folder(
 
 @pytest.mark.parametrize("policy", sorted((shipped("configs") / "policies").glob("*.yaml")))
 def test_every_shipped_policy_is_valid(policy: Path) -> None:
-    from relabel.run import find_policy
+    from relabel.folder import find_policy
 
     assert find_policy(policy.stem) == find_policy(str(policy))
 

@@ -108,6 +108,7 @@ def test_an_instance_that_never_had_enough_negatives_is_left_alone() -> None:
 
 def test_a_format_that_needs_negatives_loses_the_instance_without() -> None:
     assert decided(RLHN, "better", needs_negatives=True).rule == "format-needs-negatives"
+    assert decided(RLHN, needs_negatives=True).rule == "format-needs-negatives"
     assert decided(RLHN, "better", "irrelevant", needs_negatives=True).action == "keep"
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from relabel.config import load_config
 from relabel.errors import InputError
+from relabel.folder import reopen
 from relabel.formats import open_sink, open_source
 from relabel.records import Instance, Outcome
-from relabel.run import Summary, export_run, reopen, run
+from relabel.run import Summary, export_run, run
 from relabel.testing import Answer, ReplyServer, rlhn_reply
 from tests.conftest import config, tevatron
 from tests.replay import Recorded, records
@@ -343,3 +344,14 @@ def test_another_output_format_is_written_and_read_back(train: Path, tmp_path: P
     again = list(open_source(str(path)))
     assert len(again) == 12
     assert sum(len(i.positives) for i in again if isinstance(i, Instance)) == 12 + 4
+
+
+def test_an_instance_that_the_other_format_cannot_hold_is_removed_and_counted(
+    write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_jsonl([tevatron(1), tevatron(2, negatives=0), tevatron(3)])
+    with ReplyServer(finds_the_first) as server:
+        run(config(path, server.url), output=tmp_path / "run", say=quiet)
+    report = export_run(tmp_path / "run", format="sentence-transformers:triplet", to=tmp_path / "t.jsonl")[1]
+    assert (report["instances"]["cleaned"], report["removed_by"]) == (2, {"format-needs-negatives": 1})
+    assert len(list(open_source(str(tmp_path / "t.jsonl")))) == 2

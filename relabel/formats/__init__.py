@@ -19,7 +19,7 @@ from relabel.formats.storage import RowSink, Store, new_file, open_store
 from relabel.formats.tevatron import Tevatron
 from relabel.records import Instance, Outcome, Quarantined
 
-__all__ = ["FORMATS", "Sink", "Source", "open_sink", "open_source"]
+__all__ = ["FORMATS", "Sink", "Source", "needs_negatives", "open_sink", "open_source"]
 
 FORMATS = ("tevatron", "flagembedding", "sentence-transformers", "beir")
 _SNIFFED = 100
@@ -150,6 +150,11 @@ def open_sink(path: Path, format: str) -> Sink:
         raise InputError("a set of another format cannot be written as beir: its passages share no corpus")
     layout = _named(format)
     return _ComposingSink(new_file(path), layout)
+
+
+def needs_negatives(format: str) -> bool:
+    """Whether a format cannot hold an instance without negatives."""
+    return _named(format).needs_negatives
 
 
 def _named(format: str) -> Format:

@@ -1,0 +1,228 @@
+"""A run's folder: the config that it records, what is derived into it, and whether that is up to date."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from relabel import __version__
+from relabel.cascade import Cascade
+from relabel.config import Config, PolicySettings, find_config, load_config, parse, read_yaml, yaml_mapping
+from relabel.errors import ConfigError, InputError
+from relabel.export import DECISIONS, QUARANTINE, discard, outcomes
+from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
+from relabel.ledger import Ledger, segments
+from relabel.records import Outcome, Quarantined
+from relabel.report import PAGE, REPORT
+from relabel.resources import shipped
+
+CONFIG, REVIEWS = "config.yaml", "reviews.jsonl"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A config with what it names, checked and ready: its source and its cascade."""
+
+    config: Config
+    folder: Path
+    source: Source
+    cascade: Cascade
+    identity: tuple[int, str]
+    named: str | None = None
+
+    @property
+    def cleaned(self) -> Path:
+        """Where the cleaned set goes."""
+        if self.named is not None:
+            return self.folder / self.named
+        keeps = self.converted is None or self.source.suffix in (".jsonl.gz", ".jsonl.zst", ".parquet")
+        return self.folder / f"cleaned{self.source.suffix if keeps else '.jsonl'}"
+
+    @property
+    def converted(self) -> str | None:
+        """The cleaned set's format, where it is another than the input's."""
+        wanted = self.config.output.format
+        return None if wanted in ("same", self.source.format_name) else wanted
+
+    def outcomes(self, ledger: Ledger) -> Iterator[Outcome | Quarantined]:
+        """Every record in order, decided from what the ledger holds."""
+        return outcomes(
+            self.source,
+            self.cascade,
+            self.config.policy,
+            ledger,
+            limit=self.config.input.limit,
+            needs_negatives=needs_negatives(self.converted) if self.converted else self.source.needs_negatives,
+        )
+
+    def sink(self, path: Path) -> Sink:
+        """A place for the cleaned set, in the input's format unless another is asked for."""
+        return open_sink(path, self.converted) if self.converted else self.source.sink(path)
+
+
+def open_run(config: Config) -> Opened:
+    """Check all that a config names. Raises RelabelError."""
+    cascade = Cascade(config)
+    given = config.input
+    source = open_source(
+        given.path,
+        format=given.format,
+        subset=given.subset,
+        name=given.name,
+        split=given.split,
+        revision=given.revision,
+        run=given.run,
+    )
+    return Opened(config, Path(config.output.dir or "outputs/run"), source, cascade, source.identity())
+
+
+def reopen(folder: str | Path, *, policy: str | None = None) -> Opened:
+    """A run from its folder, with another policy if one is named. Raises RelabelError if its source has changed."""
+    config, recorded = recorded_config(Path(folder))
+    if policy is not None:
+        config = config.model_copy(update={"policy": find_policy(policy)})
+    opened = open_run(config)
+    before = recorded.get("source", {}).get("sha256")
+    if before != opened.identity[1]:
+        raise InputError(
+            f"{config.input.path}: has changed since the run (sha256 {opened.identity[1][:12]}…, the run read "
+            f"{str(before)[:12]}…). Restore it, or `relabel run` again."
+        )
+    return opened
+
+
+def recorded_config(folder: Path) -> tuple[Config, dict[str, Any]]:
+    """A run's config, its folder where it now lies, and what its block `run` records. Raises ConfigError."""
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder}: not a run folder: there is no {CONFIG} in it")
+    recorded = read_yaml(folder / CONFIG).get("run", {})
+    return with_options(load_config(folder / CONFIG), None, folder), recorded
+
+
+def find_policy(policy: str) -> PolicySettings:
+    """A policy by its name (configs/policies, or a preset), from a YAML file, or as YAML: `{relabel: [better]}`."""
+    if policy.lstrip().startswith("{"):
+        return parse(PolicySettings, yaml_mapping(policy, "--policy"), "--policy")
+    shelf = shipped("configs") / "policies"
+    named = shelf / f"{policy}.yaml"
+    try:
+        given = read_yaml(named if named.is_file() else find_config(policy))
+    except ConfigError as fault:
+        known = ", ".join(sorted(path.stem for path in shelf.glob("*.yaml")))
+        raise ConfigError(f"--policy {fault}; policies are: {known}, or YAML such as '{{relabel: [better]}}'") from None
+    return parse(PolicySettings, given.get("policy", given), policy)
+
+
+def ledger_of(folder: Path, config: Config) -> Ledger:
+    """A run's ledger, for reading."""
+    return Ledger(folder, config.ledger.read)
+
+
+def with_options(config: Config, limit: int | None, output: str | Path | None) -> Config:
+    """The config with what `--limit` and `--output` say."""
+    changes: dict[str, Any] = {}
+    if limit is not None:
+        if limit < 1:
+            raise ConfigError(f"--limit {limit}: expected 1 or more")
+        changes["input"] = config.input.model_copy(update={"limit": limit})
+    if output is not None:
+        changes["output"] = config.output.model_copy(update={"dir": str(output)})
+    return config.model_copy(update=changes)
+
+
+def derived_files(opened: Opened) -> list[Path]:
+    """The cleaned set, the decisions and the quarantine."""
+    return [opened.cleaned, opened.folder / DECISIONS, opened.folder / QUARANTINE]
+
+
+def discard_derived(folder: Path) -> None:
+    """Remove what another state of the run derived, so that nothing stale lies beside a run that does not finish."""
+    for path in (*folder.glob("cleaned.*"), *folder.glob(".partial-*")):
+        discard(path)
+    for name in (DECISIONS, QUARANTINE, REPORT, PAGE):
+        discard(folder / name)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def up_to_date(opened: Opened, known: dict[str, Any], fingerprint: dict[str, str]) -> bool:
+    """Whether all that is derived is there, complete, and derived from what the fingerprint names."""
+    if known.get("fingerprint") != fingerprint or not (opened.folder / PAGE).is_file():
+        return False
+    if known.get("candidates", {}).get("unanswered"):
+        return False
+    files = {path.name: size_of(path) for path in derived_files(opened) if path.exists()}
+    return bool(known.get("files") == files)
+
+
+def fingerprint_of(opened: Opened, ledger: Ledger | None = None) -> dict[str, str]:
+    """What the derived files are a function of; while it stays the same, so do they."""
+    config = opened.config.model_dump(mode="json", exclude={"output": {"dir"}, "input": {"path"}})
+    reviews = opened.folder / REVIEWS
+    return {
+        "version": __version__,
+        "code": _code(),
+        "source": opened.identity[1],
+        "config": sha256(orjson.dumps(config, option=orjson.OPT_SORT_KEYS)).hexdigest(),
+        "prompts": " ".join(sorted(prompt.label for prompt in opened.cascade.prompts.values())),
+        "ledger": ledger.head() if ledger else _head(opened),
+        "reviews": sha256(reviews.read_bytes()).hexdigest() if reviews.is_file() else "",
+    }
+
+
+def _head(opened: Opened) -> str:
+    if not segments(opened.folder):
+        return ""
+    with Ledger(opened.folder, opened.config.ledger.read) as ledger:
+        return ledger.head()
+
+
+@cache
+def _code() -> str:
+    """A digest of relabel's own code, so that what another version derived is derived anew."""
+    digest = sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def source_of(opened: Opened) -> dict[str, Any]:
+    """What the run records of its source."""
+    size, digest = opened.identity
+    return {
+        "path": opened.config.input.path,
+        "format": opened.source.format_name,
+        "size": size,
+        "sha256": digest,
+    }
+
+
+def write_config(opened: Opened) -> None:
+    """Write the resolved config, with versions and the source's identity."""
+    content = opened.config.model_dump(mode="json")
+    content["run"] = {
+        "relabel": __version__,
+        "python": platform.python_version(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "prompts": [prompt.label for prompt in opened.cascade.prompts.values()],
+        "source": source_of(opened),
+    }
+    head = "# The resolved config of this run. `relabel run` reads it like any other; the block `run` only records.\n"
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    (opened.folder / CONFIG).write_text(head + text, encoding="utf-8")
