@@ -10,14 +10,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from relabel.config import Config, load_config
     from relabel.errors import RelabelError
-    from relabel.run import export_run, run
+    from relabel.runs import export_run, run
 
 _HOMES = {
     "Config": "relabel.config",
     "RelabelError": "relabel.errors",
-    "export_run": "relabel.run",
+    "export_run": "relabel.runs",
     "load_config": "relabel.config",
-    "run": "relabel.run",
+    "run": "relabel.runs",
 }
 
 __all__ = ["Config", "RelabelError", "__version__", "export_run", "load_config", "run"]

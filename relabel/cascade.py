@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relabel.config import Config, EscalateSettings, LLMJudgeSettings
+from relabel.errors import ConfigError
 from relabel.judges import Judge, ListwiseJudge, Retry
 from relabel.prompts import Criteria, Prompt, load_prompt
 from relabel.records import UNANSWERED, Asking, Instance, Verdict
@@ -47,6 +48,22 @@ class Cascade:
             else:
                 judge = Screen(tier.name, tier.judge)
             self.tiers.append(Tier(tier.name, judge, tier.escalate))
+        self._check_labels(config)
+
+    def _check_labels(self, config: Config) -> None:
+        """Refuse a label that nobody gives: what it should lead to would silently never happen."""
+        given = dict.fromkeys(label for tier in self.tiers for label in tier.judge.labels)
+        for action in ("relabel", "drop", "remove"):
+            for label in getattr(config.policy, action):
+                if label not in given:
+                    raise ConfigError(
+                        f"policy.{action}: no tier gives the label {label!r}; they give {', '.join(given)}"
+                    )
+        for tier in self.tiers:
+            known = (*tier.judge.labels, "abstained")
+            for label in tier.escalate.labels if tier.escalate else ():
+                if label not in known:
+                    raise ConfigError(f"tier {tier.name!r} cannot escalate {label!r}; it gives {', '.join(known)}")
 
     def judge(self, instance: Instance) -> Asking[list[tuple[Verdict, ...]]]:
         """All verdicts on each candidate, tier by tier; none for an instance whose subset is left unjudged."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from relabel.estimate import TierEstimate
     from relabel.folder import Opened
     from relabel.ledger import Ledger
-    from relabel.run import Summary
+    from relabel.runs import Summary
 
 app = typer.Typer(
     help="Find the false negatives among mined hard negatives, and write the cleaned training set back.",
@@ -30,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+_SHOWN = 5
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a preset's name: quickstart, rlhn.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/rlhn.")]
@@ -81,7 +83,7 @@ def run(
     """Clean a training set. Running again goes on where it stopped and sends nothing twice."""
     from relabel.config import load_config
     from relabel.progress import Screen
-    from relabel.run import run as start
+    from relabel.runs import run as start
 
     console = _stderr()
     loaded = load_config(config, set_ or [])
@@ -95,6 +97,8 @@ def run(
             say=lambda message: _tell(console, message),
         )
     _print_summary(summary)
+    if summary.report is not None:
+        _warn(console, summary.report)
     if summary.stopped:
         _print_stopped(console, summary, config)
         raise typer.Exit(1)
@@ -124,16 +128,20 @@ def export(
         str | None, typer.Option(metavar="POLICY", help="A policy's name, a YAML file, or YAML: '{relabel: [better]}'.")
     ] = None,
     format: Annotated[
-        str | None, typer.Option(metavar="FORMAT", help="tevatron, flagembedding or sentence-transformers:LAYOUT.")
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="tevatron, flagembedding, or sentence-transformers:triplet, :n-tuple, :labeled-pair, :labeled-list.",
+        ),
     ] = None,
     to: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="A file for the cleaned set alone, or a folder for all that is derived."),
+        str | None,
+        typer.Option(metavar="PATH", help="A file for the cleaned set alone, or a folder/ for all that is derived."),
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Export even if replies are missing.")] = False,
 ) -> None:
     """Derive the cleaned set again from a run's ledger, under another policy or in another format. Sends nothing."""
-    from relabel.run import export_run
+    from relabel.runs import export_run
 
     written, report = export_run(run, policy=policy, format=format, to=to, partial=partial)
     _print_counts(report)
@@ -143,7 +151,7 @@ def export(
 @app.command()
 def report(run: RunFolder) -> None:
     """Write report.html and report.json again, with all else that is derived, and print the counts."""
-    from relabel.run import export_run
+    from relabel.runs import export_run
 
     _, found = export_run(run)
     _print_counts(found)
@@ -182,6 +190,9 @@ def status(run: RunFolder) -> None:
         print("not complete: `relabel run` goes on")
         raise typer.Exit(1)
     _print_counts(found)
+    if found["candidates"]["unanswered"]:
+        print("not complete: `relabel run` goes on")
+        raise typer.Exit(1)
 
 
 def _retry(given: str | None) -> Any:
@@ -221,7 +232,32 @@ def _print_summary(summary: Summary) -> None:
     print(f"run         {summary.folder}")
 
 
+def _asides(report: dict[str, Any]) -> str:
+    """How many of the kept are undecided, and what else is kept for want of a judge."""
+    asides = [f"{report['candidates']['undecided']:,} undecided"]
+    if unjudged := report["rules"].get("unjudged"):
+        asides.append(f"{unjudged:,} unjudged")
+    if unanswered := report["candidates"]["unanswered"]:
+        asides.append(f"PARTIAL: {unanswered:,} unanswered")
+    return ", ".join(asides)
+
+
+def _warn(console: Console, report: dict[str, Any]) -> None:
+    """Say so when a tier understood hardly anything: then the set is not cleaned, whatever the exit code."""
+    for name, tier in report["tiers"].items():
+        abstained = sum(tier["abstained"].values())
+        if abstained * 2 > tier["candidates"]:
+            reason, count = max(tier["abstained"].items(), key=lambda item: item[1])
+            _tell(
+                console,
+                f"Warning: tier {name} abstained on {abstained:,} of {tier['candidates']:,} candidates, mostly: "
+                f"{reason} ({count:,}). The column `evidence` of decisions.parquet shows what came back.",
+            )
+
+
 def _print_counts(report: dict[str, Any]) -> None:
+    from relabel.text import printable
+
     instances, candidates = report["instances"], report["candidates"]
     print(
         f"instances   {instances['in']:,} in = {instances['cleaned']:,} cleaned + {instances['removed']:,} removed + "
@@ -229,11 +265,16 @@ def _print_counts(report: dict[str, Any]) -> None:
     )
     print(
         f"candidates  {candidates['in']:,} in = {candidates['relabel']:,} relabel + {candidates['drop']:,} drop + "
-        f"{candidates['keep']:,} keep ({candidates['undecided']:,} undecided)"
+        f"{candidates['keep']:,} keep ({_asides(report)})"
     )
+    for rule, count in report["removed_by"].items():
+        print(f"removed     {count:,} by {rule}")
+    for reason, count in list(report["quarantined_for"].items())[:_SHOWN]:
+        print(f"quarantine  {count:,}: {printable(reason)}")
     for name, tier in report["tiers"].items():
         said = [f"{count:,} {label}" for label, count in tier["labels"].items()]
         said += [f"{count:,} abstained: {reason}" for reason, count in tier["abstained"].items()]
+        said += [f"{tier['unanswered']:,} unanswered"] if tier["unanswered"] else []
         print(f"tier        {name}: {tier['candidates']:,} candidates: {', '.join(said)}")
     if report["spent"]:
         tokens = [sum(one[name] for one in report["spent"]) for name in ("prompt_tokens", "completion_tokens")]
@@ -250,7 +291,10 @@ def _print_stopped(console: Console, summary: Summary, config: str) -> None:
     lines = [f"Stopped: {summary.stopped}. {kept:,} new replies are safe in {summary.folder}."]
     reasons = sorted(progress.unanswered.items(), key=lambda item: -item[1])
     lines += [f"{count:,} requests without a reply: {reason}" for reason, count in reasons[:3]]
-    lines.append(f"To go on, run the same command again: relabel run {config} …")
+    if summary.stopped.startswith("budget"):
+        lines.append(f"To go on, raise the budget and run again: relabel run {config} … --set budget.…=…")
+    else:
+        lines.append(f"To go on, run again with the same options: relabel run {config} …")
     for line in lines:
         _tell(console, line)
 

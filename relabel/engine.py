@@ -112,9 +112,9 @@ class Budget:
         """Which limit is reached, in words; nothing as long as none is."""
         requests, usd = self._replies.total() + self._in_flight.total(), sum(self._usd.values())
         if self._limits.requests is not None and requests >= self._limits.requests:
-            return f"budget.requests is reached: {requests}"
+            return f"budget.requests is reached: {requests} sent"
         if self._limits.usd is not None and usd >= self._limits.usd:
-            return f"budget.usd is reached: {usd:.2f}"
+            return f"budget.usd is reached: {usd:.4f} spent"
         return ""
 
     async def admit(self, model: str, stop: Stop) -> bool:

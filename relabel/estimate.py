@@ -90,7 +90,10 @@ def _still_to_come(before: _Count, count: _Count, waiting: float) -> tuple[float
         return 0.0, "every instance, counted"
     answered = before.reached - before.waiting
     if answered < PILOT:
-        return waiting, "at most: as if everything escalated; run a pilot with --limit to measure"
+        pilot = (
+            f"{answered} answered are too few to measure, {PILOT} at least" if answered else "run a pilot to measure"
+        )
+        return waiting, f"at most, as if everything escalated ({pilot})"
     rate = count.reached / answered
     return waiting * rate, f"{rate:.0%} escalated of {answered:,} answered"
 

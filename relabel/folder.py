@@ -18,7 +18,16 @@ import yaml
 
 from relabel import __version__
 from relabel.cascade import Cascade
-from relabel.config import Config, PolicySettings, find_config, load_config, parse, read_yaml, yaml_mapping
+from relabel.config import (
+    Config,
+    LLMJudgeSettings,
+    PolicySettings,
+    find_config,
+    load_config,
+    parse,
+    read_yaml,
+    yaml_mapping,
+)
 from relabel.errors import ConfigError, InputError
 from relabel.export import DECISIONS, QUARANTINE, discard, outcomes
 from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
@@ -28,6 +37,7 @@ from relabel.report import PAGE, REPORT
 from relabel.resources import shipped
 
 CONFIG, REVIEWS = "config.yaml", "reviews.jsonl"
+_OURS = ("cleaned.*", CONFIG, DECISIONS, QUARANTINE, REPORT, PAGE)
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,18 @@ def derived_files(opened: Opened) -> list[Path]:
     return [opened.cleaned, opened.folder / DECISIONS, opened.folder / QUARANTINE]
 
 
+def guard(folder: Path, source: str) -> None:
+    """Refuse to write where a source lies, or where files lie that no run wrote. Raises ConfigError."""
+    place = Path(source).resolve()
+    ours = [path for pattern in _OURS for path in folder.glob(pattern)]
+    if any(place == path.resolve() or path.resolve() in place.parents for path in ours):
+        raise ConfigError(f"{source}: lies among what is written to {folder}, and would be lost; use another --output")
+    is_run = bool(segments(folder)) or ((folder / CONFIG).is_file() and "run" in read_yaml(folder / CONFIG))
+    if ours and not is_run:
+        names = ", ".join(sorted(path.name for path in ours))
+        raise ConfigError(f"{folder}: holds {names}, which no run wrote; name another folder, or move them away")
+
+
 def discard_derived(folder: Path) -> None:
     """Remove what another state of the run derived, so that nothing stale lies beside a run that does not finish."""
     for path in (*folder.glob("cleaned.*"), *folder.glob(".partial-*")):
@@ -209,6 +231,26 @@ def source_of(opened: Opened) -> dict[str, Any]:
         "size": size,
         "sha256": digest,
     }
+
+
+def recorded_source(folder: Path) -> str | None:
+    """The path of the source that a folder's last run read, if there was one."""
+    if not (folder / CONFIG).is_file():
+        return None
+    path = read_yaml(folder / CONFIG).get("input", {}).get("path")
+    return str(path) if path else None
+
+
+def judges_of(opened: Opened) -> list[dict[str, str | None]]:
+    """For each tier its judge: the prompt or screen, and the model."""
+    found: list[dict[str, str | None]] = []
+    for tier in opened.config.cascade:
+        if isinstance(tier.judge, LLMJudgeSettings):
+            label = opened.cascade.prompts[tier.judge.prompt].label
+            found.append({"tier": tier.name, "judge": label, "model": tier.judge.model})
+        else:
+            found.append({"tier": tier.name, "judge": tier.judge.screen, "model": None})
+    return found
 
 
 def write_config(opened: Opened) -> None:

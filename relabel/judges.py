@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from relabel.config import LLMJudgeSettings
-from relabel.parsing import Abstained, parse_rlhn
+from relabel.parsing import RLHN_LABELS, Abstained, parse_rlhn
 from relabel.prompts import Prompt
 from relabel.records import UNANSWERED, Asking, Call, Instance, Passage, Reply, Request, Verdict
 
@@ -28,12 +28,17 @@ Retry = frozenset[Literal["abstained", "refused"]]
 class Judge(Protocol):
     """Gives one verdict for each candidate it is shown."""
 
+    labels: Sequence[str]
+    """All that it can say."""
+
     def judge(self, instance: Instance, kind: str, candidates: Sequence[int]) -> Asking[dict[int, Verdict]]:
         """Verdicts of the candidates at these 0-based places; `kind` names the criteria of the instance's subset."""
 
 
 class ListwiseJudge:
     """Shows all candidates of an instance in one prompt, or in several where one would be too long (RLHN)."""
+
+    labels: Sequence[str] = RLHN_LABELS
 
     def __init__(self, tier: str, settings: LLMJudgeSettings, prompt: Prompt, retry: Retry = frozenset()) -> None:
         self.tier = tier

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from relabel.records import Reply
 
 BETTER, WORSE, IRRELEVANT = "better", "worse", "irrelevant"
+RLHN_LABELS = (BETTER, WORSE, IRRELEVANT)
 
 _BLOCKS = {name: re.compile(rf"<{name}>(.*?)</{name}>", re.DOTALL) for name in ("verdict", BETTER, WORSE)}
 _TAGS = {name: re.compile(rf"</?{name}>") for name in _BLOCKS}

@@ -104,7 +104,31 @@ def load_prompt(name: str) -> Prompt:
     head = parse(Head, yaml_mapping(parts[1], str(path)), str(path))
     _check_variables(path, head, parts[2], parts[3])
     digest = sha256(content.encode()).hexdigest()[:12]
-    return Prompt(head, digest, _ENVIRONMENT.from_string(parts[2].strip()), _ENVIRONMENT.from_string(parts[3].strip()))
+    prompt = Prompt(
+        head, digest, _ENVIRONMENT.from_string(parts[2].strip()), _ENVIRONMENT.from_string(parts[3].strip())
+    )
+    _check_words(path, prompt)
+    return prompt
+
+
+_REPLY_WORDS = {"rlhn": ("<verdict>", "<better>", "<worse>", "Doc (")}
+"""What a prompt must say for its reply to have the form that the parser reads."""
+
+
+def _check_words(path: Path, prompt: Prompt) -> None:
+    """Render the prompt once, and refuse one that does not show what it is given or ask for what is parsed."""
+    shown = {name: f"~{name}~" for name in ("query", "positive", "candidate one", "candidate two")}
+    positive, *candidates = (Passage(text, "", text) for name, text in shown.items() if name != "query")
+    kind = next(iter(prompt.head.criteria))
+    said = "\n".join(m["content"] for m in prompt.messages(kind, shown["query"], [positive], candidates))
+    for name, text in shown.items():
+        if text not in said:
+            raise ConfigError(f"{path}: the prompt does not show the {name}'s text")
+    for number, candidate in enumerate(candidates, 1):
+        if re.findall(r"\d+", said[: said.index(candidate.text)])[-1:] != [str(number)]:
+            raise ConfigError(f"{path}: the last number before candidate {number}'s text is not {number}")
+    if missing := [words for words in _REPLY_WORDS[prompt.head.reply] if words not in said]:
+        raise ConfigError(f"{path}: a reply of form {prompt.head.reply!r} must be asked for; not found: {missing[0]}")
 
 
 _GIVEN = {"system": {"criteria"}, "user": {"query", "positives", "candidates"}}

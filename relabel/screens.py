@@ -24,6 +24,7 @@ class Screen:
         self._name = settings.screen
         self._threshold = settings.threshold
         self._label, self._score = _SCREENS[settings.screen]
+        self.labels: Sequence[str] = (self._label, CLEAR)
 
     def judge(self, instance: Instance, kind: str, candidates: Sequence[int]) -> Asking[dict[int, Verdict]]:
         """Asks nobody."""

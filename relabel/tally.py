@@ -29,6 +29,7 @@ class TierTally:
     candidates: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     abstained: Counter[str] = field(default_factory=Counter)
+    unanswered: int = 0
 
 
 @dataclass(slots=True)
@@ -71,6 +72,8 @@ class Tally:
         tier.candidates += count
         if verdict.label is not None:
             tier.labels[verdict.label] += count
+        elif verdict.abstained == UNANSWERED:
+            tier.unanswered += count
         else:
             tier.abstained[verdict.abstained or ""] += count
 
@@ -109,6 +112,7 @@ class Tally:
                     "candidates": tier.candidates,
                     "labels": dict(sorted(tier.labels.items())),
                     "abstained": dict(sorted(tier.abstained.items())),
+                    "unanswered": tier.unanswered,
                 }
                 for name, tier in self.tiers.items()
             },

@@ -17,7 +17,7 @@ LAYERS = [
     {"cascade", "clients"},
     {"engine", "export", "report"},
     {"folder"},
-    {"run"},
+    {"runs"},
     {"estimate", "verify", "progress", "testing"},
     {"cli"},
 ]

@@ -70,6 +70,17 @@ def test_a_run_prints_its_counts_to_stdout_and_nothing_else(written: Callable[..
         (["verify", "nowhere"], "not a run folder"),
         (["status", "nowhere"], "not a run folder"),
         (["frobnicate"], "No such command"),
+        (
+            ["run", "quickstart", "--set", "policy.relabel=[beter]"],
+            "no tier gives the label 'beter'; they give duplicate",
+        ),
+        (["run", "quickstart", "--set", "cascade.near.escalate.labels=[x]"], "tier 'near' cannot escalate 'x'"),
+        (
+            ["run", "rlhn", "--set", "input.path=cleaned.jsonl", "--output", "."],
+            "cleaned.jsonl: lies among what is written",
+        ),
+        (["run", "quickstart", "--output", "foreign"], "foreign: holds report.html, which no run wrote"),
+        (["run", "quickstart", "--output", "good.jsonl"], "good.jsonl: cannot be made"),
         (["run", "rlhn", "--set", "input.path=good.jsonl"], "no key for https://api.openai.com/v1"),
     ],
 )
@@ -77,6 +88,9 @@ def test_bad_usage_config_and_input_exit_with_2_and_say_what_to_do(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "report.html").touch()
+    (tmp_path / "cleaned.jsonl").write_text(json.dumps(tevatron(1)) + "\n", encoding="utf-8")
     (tmp_path / "good.jsonl").write_text(json.dumps(tevatron(1)) + "\n", encoding="utf-8")
     done = relabel(*arguments, cwd=tmp_path)
     assert done.returncode == 2
@@ -88,7 +102,7 @@ def test_a_run_that_must_stop_exits_with_1_and_says_how_to_go_on(written: Callab
     with ReplyServer(finds_the_first) as server:
         done = relabel("run", str(written(server.url, budget={"requests": 5})), cwd=tmp_path)
     assert done.returncode == 1
-    assert "Stopped: budget.requests is reached: 5." in done.stderr
+    assert "Stopped: budget.requests is reached: 5 sent." in done.stderr
     assert "5 new replies are safe in outputs/my" in done.stderr
     assert "relabel run" in done.stderr
     assert relabel("export", "outputs/my", cwd=tmp_path).returncode == 1

@@ -28,7 +28,7 @@ from relabel.formats import Source
 from relabel.judges import Retry
 from relabel.ledger import Ledger
 from relabel.records import Call, Instance, Quarantined, Reply, Request, Usage
-from relabel.run import Summary, run
+from relabel.runs import Summary, run
 from relabel.testing import Answer, Handler, ReplyServer, ScriptedClient, rlhn_reply
 from tests.conftest import config, settings, tevatron
 

@@ -9,7 +9,7 @@ from relabel.config import Config
 from relabel.estimate import TOKENS_PER_REPLY, TierEstimate, estimate
 from relabel.folder import open_run, with_options
 from relabel.ledger import Ledger
-from relabel.run import run
+from relabel.runs import run
 from relabel.testing import ReplyServer, rlhn_reply
 from tests.conftest import config, tevatron
 from tests.test_run import finds_the_first, quiet

@@ -38,6 +38,13 @@ def shown(positives: list[Passage], candidates: list[Passage], query: str = "wha
         ("purpose:", "porpose:", "unknown key 'porpose'; did you mean 'purpose'?"),
         ("reply: rlhn", "reply: free", "reply: "),
         ("## user\n", "", "expected a YAML head between two '---' lines"),
+        (
+            "Doc ({{ number }}):\n<passage>\n{{ text }}",
+            "Doc ({{ number }}):\n<passage>\n",
+            "does not show the candidate one's",
+        ),
+        ("Doc ({{ number }}):\n", "", "the last number before candidate 2's text is not 2"),
+        ("<worse>", "<less>", "must be asked for; not found: <worse>"),
     ],
 )
 def test_a_faulty_prompt_is_refused_with_what_is_wrong(copy: Path, old: str, new: str, message: str) -> None:

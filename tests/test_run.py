@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from relabel.config import load_config
-from relabel.errors import InputError
-from relabel.folder import reopen
+from relabel.errors import ConfigError, InputError
+from relabel.folder import ledger_of, reopen
 from relabel.formats import open_sink, open_source
 from relabel.records import Instance, Outcome
-from relabel.run import Summary, export_run, run
+from relabel.runs import Summary, export_run, run
 from relabel.testing import Answer, ReplyServer, rlhn_reply
 from tests.conftest import config, tevatron
 from tests.replay import Recorded, records
@@ -355,3 +355,57 @@ def test_an_instance_that_the_other_format_cannot_hold_is_removed_and_counted(
     report = export_run(tmp_path / "run", format="sentence-transformers:triplet", to=tmp_path / "t.jsonl")[1]
     assert (report["instances"]["cleaned"], report["removed_by"]) == (2, {"format-needs-negatives": 1})
     assert len(list(open_source(str(tmp_path / "t.jsonl")))) == 2
+
+
+def test_a_source_is_never_written_over(train: Path, tmp_path: Path) -> None:
+    with ReplyServer(finds_the_first) as server:
+        run(config(train, server.url), output=tmp_path / "run", say=quiet)
+        with pytest.raises(ConfigError, match="is the run's own source"):
+            export_run(tmp_path / "run", to=train)
+        with pytest.raises(ConfigError, match="lies among what is written"):
+            run(config(tmp_path / "run" / "cleaned.jsonl", server.url), output=tmp_path / "run", say=quiet)
+    assert len(records(train)) == len(records(tmp_path / "run" / "cleaned.jsonl")) == 12
+
+
+def test_a_folder_of_another_policy_can_be_verified_by_itself(train: Path, tmp_path: Path) -> None:
+    from relabel.verify import verify
+
+    with ReplyServer(finds_the_first) as server:
+        run(config(train, server.url), output=tmp_path / "run", say=quiet)
+    export_run(tmp_path / "run", policy="rlhn-drop", to=f"{tmp_path}/new/dropped.d/")
+    opened = reopen(tmp_path / "new" / "dropped.d")
+    assert opened.config.policy.drop == ["better", "worse"]
+    with ledger_of(opened.folder, opened.config) as ledger:
+        assert list(verify(opened, ledger)) == []
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_the_suffix_names_the_container_that_is_written(train: Path, tmp_path: Path, name: str) -> None:
+    with ReplyServer(finds_the_first) as server:
+        run(config(train, server.url), output=tmp_path / "run", say=quiet)
+    for start in ("run", "again"):
+        path, _ = export_run(tmp_path / start, to=tmp_path / f"{start}-{name}")
+        source = open_source(str(path))
+        assert source.suffix == name.removeprefix("a")
+        assert sum(len(i.positives) for i in source if isinstance(i, Instance)) == 12 + 4
+        parquet, _ = export_run(tmp_path / "run", policy="{}", to=tmp_path / "plain.parquet")
+        with ReplyServer(finds_the_first) as server:
+            run(config(parquet, server.url), output=tmp_path / "again", say=quiet)
+
+
+def test_another_source_in_the_same_folder_is_said(
+    train: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    other = write_jsonl([tevatron(70)], "other.jsonl")
+    said: list[str] = []
+    with ReplyServer(finds_the_first) as server:
+        for path in (train, other):
+            run(config(path, server.url), output=tmp_path / "run", say=said.append)
+    assert [f"held a run over {train}" in message for message in said] == [True]
+
+
+def test_a_notebook_may_call_run_again_and_again(tmp_path: Path) -> None:
+    import relabel
+
+    for _ in range(2):
+        assert relabel.run("quickstart", output=tmp_path / "run").report is not None

@@ -39,7 +39,7 @@ def test_every_record_and_every_candidate_is_counted_once(found: list[Outcome | 
     assert sum(subset["candidates"] for subset in counts["subsets"].values()) == judged
     assert sum(counts["rules"].values()) == judged
     for tier in counts["tiers"].values():
-        assert tier["candidates"] == sum(tier["labels"].values()) + sum(tier["abstained"].values())
+        assert tier["candidates"] == sum(tier["labels"].values()) + sum(tier["abstained"].values()) + tier["unanswered"]
 
 
 def test_reasons_that_differ_in_numbers_alone_are_one() -> None:

@@ -60,6 +60,8 @@ def complaint(status: int, headers: Mapping[str, str], content: bytes, secrets: 
     def plain(text: object, length: int = 500) -> str:
         words = " ".join(str(text).split())
         for secret in secrets:
+            if len(secret) < 8:  # a dummy for a local server: masking it would only garble what is said
+                continue
             words = words.replace(secret, "***")
         return words[:length]
 

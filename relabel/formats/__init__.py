@@ -15,11 +15,11 @@ from relabel.formats.base import Format, Row
 from relabel.formats.beir import Beir, is_beir
 from relabel.formats.flagembedding import FlagEmbedding
 from relabel.formats.sentence_transformers import LAYOUTS, SentenceTransformers
-from relabel.formats.storage import RowSink, Store, new_file, open_store
+from relabel.formats.storage import FILES, RowSink, Store, new_file, open_store
 from relabel.formats.tevatron import Tevatron
 from relabel.records import Instance, Outcome, Quarantined
 
-__all__ = ["FORMATS", "Sink", "Source", "needs_negatives", "open_sink", "open_source"]
+__all__ = ["FILES", "FORMATS", "Sink", "Source", "needs_negatives", "open_sink", "open_source"]
 
 FORMATS = ("tevatron", "flagembedding", "sentence-transformers", "beir")
 _SNIFFED = 100
@@ -73,8 +73,10 @@ class RowSource:
         return self._format.read(self._store.rows(), self._subset)
 
     def sink(self, path: Path) -> Sink:
-        """Unchanged instances are written as they came."""
-        return _RevisingSink(self._store.sink(path, self._format.sides), self._format)
+        """Unchanged instances are written as they came; a suffix other than the source's names another container."""
+        other = path.name.endswith(FILES) and not path.name.endswith(self.suffix)
+        rows = new_file(path) if other else self._store.sink(path, self._format.sides)
+        return _RevisingSink(rows, self._format)
 
 
 class _RevisingSink:

@@ -44,6 +44,10 @@ class Row:
             return dict(json.loads(self.raw.decode("utf-8-sig")))
         return copy.deepcopy(dict(self.record))
 
+    def content(self) -> Record:
+        """The record, read anew if the row is light."""
+        return self.fresh() if self.record is None else dict(self.record)
+
     def light(self) -> Row:
         """The row without its parsed record, where `raw` can give it back."""
         return self if self.raw is None else Row(self.number, None, self.raw)

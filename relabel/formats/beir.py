@@ -92,6 +92,8 @@ class Beir:
 
     def sink(self, path: Path) -> BeirSink:
         """A BEIR folder at `path`."""
+        if path.name.endswith((".jsonl", ".json", ".gz", ".zst", ".parquet")):
+            raise InputError(f"{path}: a BEIR set is a folder; name one, such as {path.stem}.beir")
         return BeirSink(path, self)
 
 

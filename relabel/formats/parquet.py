@@ -65,7 +65,7 @@ class ParquetSink:
 
     def write(self, row: Row) -> None:
         """Append a row."""
-        self._records.append(row.record)
+        self._records.append(row.content())
         if len(self._records) >= BATCH:
             self._flush()
 
@@ -95,7 +95,7 @@ class SchemalessParquetSink:
 
     def write(self, row: Row) -> None:
         """Append a row."""
-        self._records.append(row.record)
+        self._records.append(row.content())
         if len(self._records) >= BATCH:
             self._set_aside()
 

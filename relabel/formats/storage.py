@@ -75,6 +75,10 @@ def open_store(path: str, *, name: str | None, split: str | None, revision: str 
     return _store_of_file(place, head)
 
 
+FILES = (".jsonl", ".json", ".ndjson", ".gz", ".zst", ".parquet")
+"""Suffixes of files that rows can be written to."""
+
+
 def new_file(path: Path) -> RowSink:
     """A sink for rows that come from nowhere in particular: Parquet or compressed as the suffix says, else plain."""
     if path.suffix == ".parquet":

@@ -14,18 +14,21 @@ from typing import Any, TypeVar
 from relabel import __version__
 from relabel.cascade import Cascade
 from relabel.clients import make_client
-from relabel.config import Config, LLMJudgeSettings, load_config
+from relabel.config import Config, LedgerSettings, LLMJudgeSettings, load_config
 from relabel.costs import Prices
 from relabel.engine import Asker, Progress, Stop, TierProgress, Watch, answer, interruptible, watched
-from relabel.errors import InputError, RunStopped
+from relabel.errors import ConfigError, InputError, RunStopped
 from relabel.export import QUARANTINE, Derived, discard, partial_path, write_all
 from relabel.folder import (
     Opened,
     derived_files,
     discard_derived,
     fingerprint_of,
+    guard,
+    judges_of,
     ledger_of,
     open_run,
+    recorded_source,
     reopen,
     size_of,
     source_of,
@@ -33,6 +36,7 @@ from relabel.folder import (
     with_options,
     write_config,
 )
+from relabel.formats import FILES
 from relabel.judges import Retry
 from relabel.ledger import Ledger
 from relabel.log import Log
@@ -74,8 +78,10 @@ def run(
     known = read_report(opened.folder)
     if known is not None and not retry and up_to_date(opened, known, fingerprint):
         return Summary(opened.folder, known, Progress({}), unchanged=True)
-    opened.folder.mkdir(parents=True, exist_ok=True)
+    guard(opened.folder, opened.config.input.path)
+    _make(opened.folder)
     with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger, Log(opened.folder) as log:
+        before = recorded_source(opened.folder)
         write_config(opened)
         discard_derived(opened.folder)
         log.write("run", version=__version__, source=opened.config.input.path, sha256=opened.identity[1])
@@ -84,6 +90,8 @@ def run(
             log.write("note", message=message)
             say(message)
 
+        if before not in (None, opened.config.input.path):
+            tell(f"{opened.folder} held a run over {before}: what was derived from that is replaced, its replies stay.")
         progress = Progress({tier.name: TierProgress() for tier in opened.cascade.tiers})
         stop = Stop()
         if _asks_models(opened.config):
@@ -102,6 +110,13 @@ def run(
     return Summary(opened.folder, report, progress)
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise ConfigError(f"{folder}: cannot be made: {fault.strerror}; name another folder with --output") from None
+
+
 def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str, Any]:
     """Write all derived files of a run into its folder, from its ledger alone. Raises Unfinished."""
     records = opened.outcomes(ledger)
@@ -111,6 +126,8 @@ def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str
     tally = write_all(records, derived, partial=partial)
     report = build_report(opened.config, tally, ledger)
     report["source"] = source_of(opened)
+    report["judges"] = judges_of(opened)
+    report["policy"] = opened.config.policy.model_dump(mode="json")
     report["files"] = {path.name: size_of(path) for path in derived_files(opened)}
     report["fingerprint"] = fingerprint_of(opened, ledger)
     write_report(opened.folder, report, opened.folder.name)
@@ -140,23 +157,48 @@ def export_run(
     if format is not None:
         output = opened.config.output.model_copy(update={"format": format})
         opened = replace(opened, config=opened.config.model_copy(update={"output": output}))
-    place = Path(to) if to is not None else None
-    if place is None:
+    if to is None:
         with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger, Log(opened.folder) as log:
             report = derive(opened, ledger, partial=partial)
             write_config(opened)
             log.write("exported", instances=report["instances"], candidates=report["candidates"])
         return opened.cleaned, report
+    place = Path(to)
+    as_folder = not place.suffix or place.is_dir() or str(to).endswith("/")
     with ledger_of(opened.folder, opened.config) as ledger:
-        if not place.suffix or place.is_dir():
-            place.mkdir(parents=True, exist_ok=True)
-            elsewhere = replace(opened, folder=place)
-            return elsewhere.cleaned, derive(elsewhere, ledger, partial=partial)
-        with tempfile.TemporaryDirectory(prefix=".relabel-", dir=place.parent) as scratch:
-            elsewhere = replace(opened, folder=Path(scratch), named=place.name)
-            report = derive(elsewhere, ledger, partial=partial)
-            discard(place)
-            elsewhere.cleaned.replace(place)
+        return (
+            _export_folder(opened, ledger, place, partial)
+            if as_folder
+            else _export_file(opened, ledger, place, partial)
+        )
+
+
+def _export_folder(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> tuple[Path, dict[str, Any]]:
+    """A folder for all that is derived, with a config that reads the run's ledger: `verify` works on it, too."""
+    place.mkdir(parents=True, exist_ok=True)
+    guard(place, opened.config.input.path)
+    read = LedgerSettings(read=[str(opened.folder.absolute()), *opened.config.ledger.read])
+    config = opened.config.model_copy(update={"ledger": read})
+    elsewhere = replace(opened, folder=place, config=config)
+    report = derive(elsewhere, ledger, partial=partial)
+    write_config(elsewhere)
+    return elsewhere.cleaned, report
+
+
+def _export_file(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> tuple[Path, dict[str, Any]]:
+    """The cleaned set alone."""
+    if place.resolve() == Path(opened.config.input.path).resolve():
+        raise ConfigError(f"{place}: is the run's own source; export to another place")
+    if not place.name.endswith((*FILES, opened.source.suffix)):
+        raise ConfigError(
+            f"{place}: unknown suffix; expected {opened.source.suffix}, .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".relabel-", dir=place.parent) as scratch:
+        elsewhere = replace(opened, folder=Path(scratch), named=place.name)
+        report = derive(elsewhere, ledger, partial=partial)
+        discard(place)
+        elsewhere.cleaned.replace(place)
     return place, report
 
 
