@@ -190,9 +190,8 @@ def _export_file(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> 
     if place.resolve() == Path(opened.config.input.path).resolve():
         raise ConfigError(f"{place}: is the run's own source; export to another place")
     if not place.name.endswith((*FILES, opened.source.suffix)):
-        raise ConfigError(
-            f"{place}: unknown suffix; expected {opened.source.suffix}, .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
-        )
+        known = ", ".join(dict.fromkeys([opened.source.suffix, ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]))
+        raise ConfigError(f"{place}: unknown suffix; expected one of {known}")
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".relabel-", dir=place.parent) as scratch:
         elsewhere = replace(opened, folder=Path(scratch), named=place.name)

@@ -7,7 +7,12 @@ labeled-list  `{anchor, passages, labels}`                   all passages in one
 
 Columns may bear other names: the first column named `anchor`, `query`, `question` or `sentence1` (else simply the
 first) is the anchor, and likewise for the positive. Consecutive rows with the same anchor are one instance, in which
-a passage that stands in several rows counts once.
+a passage that stands in several rows counts once; so sort a shuffled set by its anchor first.
+
+What a change does: labels turn to 1 in place, and rows of dropped passages go. In triplets a relabelled passage becomes
+the positive of a row with a negative that stays, and no positive is lost with its row. In n-tuples it gets a row of its
+own, and gaps are filled with negatives that stay, since the width is fixed. An instance that keeps no negative cannot
+be written as either; it is removed, under the rule `format-needs-negatives`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Tevatron: one record an instance, passages as objects with docid, title and text.
 
 `{query_id, query, positive_passages: [{docid, title, text, …}], negative_passages: […], subset?, …}`
+A relabelled passage moves whole behind the positives, a dropped one goes; all else of the record stays.
 """
 
 from __future__ import annotations
