@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from relabel.config import Config, EscalateSettings, LLMJudgeSettings
 from relabel.errors import ConfigError
-from relabel.judges import Judge, ListwiseJudge, Retry
+from relabel.judges import EMPTY_TEXT, Judge, ListwiseJudge, Retry
 from relabel.prompts import Criteria, Prompt, load_prompt
 from relabel.records import UNANSWERED, Asking, Instance, Verdict
 from relabel.screens import Screen
@@ -25,7 +25,12 @@ class Tier:
         """The candidates that the next tier shall judge; none as long as a verdict is still unanswered."""
         if self.escalate is None or any(v.abstained == UNANSWERED for v in verdicts.values()):
             return []
-        wanted = {place for place in candidates if (verdicts[place].label or "abstained") in self.escalate.labels}
+        wanted = {
+            place
+            for place in candidates
+            if (verdicts[place].label or "abstained") in self.escalate.labels
+            and verdicts[place].abstained != EMPTY_TEXT  # no judge could say more
+        }
         if wanted and self.escalate.scope == "instance":
             return list(candidates)
         return [place for place in candidates if place in wanted]

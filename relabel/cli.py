@@ -57,9 +57,13 @@ def main() -> None:
     except RelabelError as fault:
         print(f"relabel: {printable(str(fault))}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+    except OSError as fault:
+        if isinstance(fault, BrokenPipeError):
+            sys.stderr.close()
+            sys.exit(1)
+        named = f"{fault.filename}: " if fault.filename else ""
+        print(f"relabel: {printable(named + (fault.strerror or str(fault)))}", file=sys.stderr)
+        sys.exit(2)
 
 
 @app.callback(invoke_without_command=True)
@@ -282,7 +286,8 @@ def _print_counts(report: dict[str, Any]) -> None:
         print(f"spent       {tokens[0]:,} tokens in, {tokens[1]:,} tokens out, {cost}")
     for tier, found in report["mixed"].items():
         for name, values in found.items():
-            print(f"mixed       {tier}: replies with {len(values)} different values of {name}: {', '.join(values)}")
+            shown = printable(", ".join(values))
+            print(f"mixed       {tier}: replies with {len(values)} different values of {name}: {shown}")
 
 
 def _print_stopped(console: Console, summary: Summary, config: str) -> None:

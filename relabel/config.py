@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import orjson
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from relabel.errors import ConfigError
 from relabel.resources import shipped
@@ -17,7 +19,7 @@ from relabel.resources import shipped
 class Settings(BaseModel):
     """The base of all settings: frozen, and strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -57,7 +59,7 @@ class LLMJudgeSettings(Settings):
     temperature: float | None = Field(0.0, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(4096, ge=1)
-    seed: int | None = None
+    seed: int | None = Field(None, ge=0, lt=1 << 63)
     extra_body: dict[str, Any] = {}
     retries: int = Field(1, ge=0)
     retry_temperature: float | None = Field(0.5, ge=0)
@@ -72,6 +74,15 @@ class LLMJudgeSettings(Settings):
         if fixed := sorted({"model", "messages", "n", "stream", "max_tokens", "seed"} & self.extra_body.keys()):
             raise ValueError(f"extra_body may not set {', '.join(fixed)}")
         return self
+
+    @field_validator("extra_body", mode="before")
+    @classmethod
+    def _as_json(cls, given: Any) -> Any:
+        """With keys as JSON has them (YAML reads `{1234: -100}` with a number), and nothing that JSON cannot hold."""
+        try:
+            return orjson.loads(orjson.dumps(given, option=orjson.OPT_NON_STR_KEYS))
+        except TypeError as fault:
+            raise ValueError(f"cannot be sent as JSON: {fault}") from None
 
 
 class ScreenSettings(Settings):
@@ -138,7 +149,7 @@ class OpenAIClientSettings(Settings):
 
     kind: Literal["openai"]
     base_url: str | None = None
-    api_key_env: str | None = None
+    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     azure_endpoint: str | None = None
     api_version: str | None = None
     concurrency: int = Field(64, ge=1)
@@ -214,11 +225,24 @@ class Config(Settings):
             if client is not None and client not in self.clients:
                 known = ", ".join(self.clients) or "none"
                 raise ValueError(f"tier {tier.name!r} names the client {client!r}; clients are: {known}")
+        self._tell_models_apart()
         if self.budget.usd is not None:
             models = {tier.judge.model for tier in self.cascade if isinstance(tier.judge, LLMJudgeSettings)}
             if unpriced := sorted(models - self.prices.keys()):
                 raise ValueError(f"budget.usd needs prices for {', '.join(unpriced)}")
         return self
+
+    def _tell_models_apart(self) -> None:
+        """A reply's key holds the model's name, not the server's: one name on two servers would pass for one model."""
+        seen: dict[tuple[str, str | None], str] = {}
+        for tier in self.cascade:
+            if isinstance(tier.judge, LLMJudgeSettings):
+                client = seen.setdefault((tier.judge.model, tier.judge.model_revision), tier.judge.client)
+                if client != tier.judge.client:
+                    raise ValueError(
+                        f"the clients {client!r} and {tier.judge.client!r} are both asked for a model "
+                        f"{tier.judge.model!r}; tell the two apart with model_revision"
+                    )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -229,12 +253,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     place = find_config(path)
     given = read_yaml(place)
-    given.pop("run", None)
+    home = place.parent if given.pop("run", None) and place.name == "config.yaml" else None
     for override in overrides:
         _override(given, override)
     _locate(given, place.parent)
     config = parse(Config, given, str(path))
-    folder = config.output.dir or str(Path("outputs") / place.stem)
+    folder = str(home) if home else config.output.dir or str(Path("outputs") / place.stem)
     return config.model_copy(update={"output": config.output.model_copy(update={"dir": folder})})
 
 
@@ -244,9 +268,10 @@ def _locate(given: dict[str, Any], beside: Path) -> None:
     def absolute(place: Any, name: Any) -> None:
         value = place[name]
         if isinstance(value, str):
-            found = next((path for path in (Path(value), beside / value) if path.exists()), None)
-            if found is not None:
-                place[name] = str(found.absolute())
+            with suppress(OSError, ValueError):  # no path at all: whoever opens it says so
+                found = next((path for path in (Path(value), beside / value) if path.exists()), None)
+                if found is not None:
+                    place[name] = str(found.absolute())
 
     source, ledger, clients = given.get("input"), given.get("ledger"), given.get("clients")
     if isinstance(source, dict) and "path" in source:
@@ -325,7 +350,7 @@ def _override(given: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected key.path=value")
     try:
         value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         value = text
     *parents, last = dotted.split(".")
     place: Any = given

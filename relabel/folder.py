@@ -29,15 +29,17 @@ from relabel.config import (
     yaml_mapping,
 )
 from relabel.errors import ConfigError, InputError
-from relabel.export import DECISIONS, QUARANTINE, discard, outcomes
+from relabel.export import DECISIONS, QUARANTINE, discard, outcomes, partial_path
 from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
 from relabel.ledger import Ledger, segments
 from relabel.records import Outcome, Quarantined
 from relabel.report import PAGE, REPORT
 from relabel.resources import shipped
+from relabel.text import without_credentials
 
 CONFIG, REVIEWS = "config.yaml", "reviews.jsonl"
-_OURS = ("cleaned.*", CONFIG, DECISIONS, QUARANTINE, REPORT, PAGE)
+_CLEANED = tuple(f"cleaned{suffix}" for suffix in (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".hf", ".beir"))
+_OURS = (*_CLEANED, CONFIG, DECISIONS, QUARANTINE, REPORT, PAGE)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,10 @@ def open_run(config: Config) -> Opened:
         revision=given.revision,
         run=given.run,
     )
-    return Opened(config, Path(config.output.dir or "outputs/run"), source, cascade, source.identity())
+    opened = Opened(config, Path(config.output.dir or "outputs/run"), source, cascade, source.identity())
+    if opened.converted:
+        needs_negatives(opened.converted)
+    return opened
 
 
 def reopen(folder: str | Path, *, policy: str | None = None) -> Opened:
@@ -159,7 +164,7 @@ def derived_files(opened: Opened) -> list[Path]:
 def guard(folder: Path, source: str) -> None:
     """Refuse to write where a source lies, or where files lie that no run wrote. Raises ConfigError."""
     place = Path(source).resolve()
-    ours = [path for pattern in _OURS for path in folder.glob(pattern)]
+    ours = [folder / name for name in _OURS if (folder / name).exists()]
     if any(place == path.resolve() or path.resolve() in place.parents for path in ours):
         raise ConfigError(f"{source}: lies among what is written to {folder}, and would be lost; use another --output")
     is_run = bool(segments(folder)) or ((folder / CONFIG).is_file() and "run" in read_yaml(folder / CONFIG))
@@ -168,12 +173,12 @@ def guard(folder: Path, source: str) -> None:
         raise ConfigError(f"{folder}: holds {names}, which no run wrote; name another folder, or move them away")
 
 
-def discard_derived(folder: Path) -> None:
+def discard_derived(folder: Path, *, but: Path | None = None) -> None:
     """Remove what another state of the run derived, so that nothing stale lies beside a run that does not finish."""
-    for path in (*folder.glob("cleaned.*"), *folder.glob(".partial-*")):
-        discard(path)
-    for name in (DECISIONS, QUARANTINE, REPORT, PAGE):
-        discard(folder / name)
+    for name in (*_CLEANED, DECISIONS, QUARANTINE, REPORT, PAGE):
+        discard(partial_path(folder / name))
+        if but is None or (name in _CLEANED and folder / name != but):
+            discard(folder / name)
 
 
 def size_of(path: Path) -> int:
@@ -256,6 +261,10 @@ def judges_of(opened: Opened) -> list[dict[str, str | None]]:
 def write_config(opened: Opened) -> None:
     """Write the resolved config, with versions and the source's identity."""
     content = opened.config.model_dump(mode="json")
+    for client in content["clients"].values():
+        for name in ("base_url", "azure_endpoint"):
+            if client.get(name):
+                client[name] = without_credentials(client[name])
     content["run"] = {
         "relabel": __version__,
         "python": platform.python_version(),

@@ -22,6 +22,9 @@ prompt fits a context is decided by this bound alone."""
 _PER_PASSAGE = 128
 """More than a prompt writes around one passage, in bytes."""
 
+EMPTY_TEXT = "empty_text"
+"""The reason of a verdict on a candidate that has nothing to judge."""
+
 Retry = frozenset[Literal["abstained", "refused"]]
 
 
@@ -55,7 +58,7 @@ class ListwiseJudge:
             if instance.negatives[place].text.strip() or instance.negatives[place].title.strip():
                 shown.append(place)
             else:
-                verdicts[place] = self._abstain("empty_text")
+                verdicts[place] = self._abstain(EMPTY_TEXT)
         chains = []
         for places in self._lists(instance, kind, shown):
             passages = [instance.negatives[place] for place in places]

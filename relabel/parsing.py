@@ -12,9 +12,8 @@ from relabel.records import Reply
 BETTER, WORSE, IRRELEVANT = "better", "worse", "irrelevant"
 RLHN_LABELS = (BETTER, WORSE, IRRELEVANT)
 
-_BLOCKS = {name: re.compile(rf"<{name}>(.*?)</{name}>", re.DOTALL) for name in ("verdict", BETTER, WORSE)}
-_TAGS = {name: re.compile(rf"</?{name}>") for name in _BLOCKS}
-_LIST = re.compile(r"([^\[\]]*)\[([^\[\]]*)\]([^\[\]]*)")
+_VERDICT = re.compile(r"\s*<better>([^<]*)</better>[\s,]*<worse>([^<]*)</worse>\s*")
+_LIST = re.compile(r"([^\[\]]*)\[([^\[\]]*)\][\s.,]*")
 _DOC = re.compile(r"Doc \((0|[1-9][0-9]{0,5})\)")
 _DIGIT = re.compile(r"\d")
 _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
@@ -49,14 +48,12 @@ def parse_rlhn(reply: Reply, candidates: int) -> list[str] | Abstained:
     """
     if (reason := unusable(reply)) is not None:
         return reason
-    text = _THINKING.sub("", reply.text, count=1)
-    verdict = _only(text, "verdict")
-    if isinstance(verdict, Abstained):
-        return verdict
+    blocks = _verdict_of(_THINKING.sub("", reply.text, count=1))
+    if isinstance(blocks, Abstained):
+        return blocks
     labels = [IRRELEVANT] * candidates
-    for label in (BETTER, WORSE):
-        block = _only(verdict, label)
-        numbers = block if isinstance(block, Abstained) else _documents(block)
+    for label, block in zip((BETTER, WORSE), blocks, strict=True):
+        numbers = _documents(block)
         if isinstance(numbers, Abstained):
             return numbers
         for number in numbers:
@@ -69,19 +66,42 @@ def parse_rlhn(reply: Reply, candidates: int) -> list[str] | Abstained:
     return labels
 
 
-def _only(text: str, tag: str) -> str | Abstained:
-    """What stands between the one <tag> and its one </tag>."""
-    found = _BLOCKS[tag].findall(text)
-    if len(found) == 1 and len(_TAGS[tag].findall(text)) == 2:
-        return str(found[0])
-    return Abstained("no_verdict" if not found else "malformed", f"<{tag}> found {len(found)} times")
+def _verdict_of(text: str) -> tuple[str, str] | Abstained:
+    """What stands in <better> and <worse> of the reply's one verdict, which ends it and is no part of its thinking."""
+    lowered = text.lower()
+    opened, closed = lowered.count("<verdict>"), lowered.count("</verdict>")
+    if not opened or not closed:
+        return Abstained("no_verdict")
+    if opened > 1 or closed > 1:
+        return Abstained("malformed", f"{opened} verdicts begun, {closed} ended")
+    before, _, rest = text.partition("<verdict>")
+    verdict, _, after = rest.partition("</verdict>")
+    if after.strip().strip("`") or _unclosed(before) or _unclosed(after):
+        return Abstained("malformed", "the verdict is not the end of the reply")
+    found = _VERDICT.fullmatch(verdict)
+    if found is None:
+        return Abstained("malformed", " ".join(verdict.split())[:80])
+    return found[1], found[2]
+
+
+def _unclosed(text: str) -> bool:
+    """Whether thinking begins in a text that does not end there."""
+    return any(text.count(f"<{tag}>") != text.count(f"</{tag}>") for tag in ("think", "thinking", "preference"))
 
 
 def _documents(block: str) -> list[int] | Abstained:
-    """The numbers in a block's one bracketed list, which may follow some words that name no document."""
+    """The numbers in a block's one bracketed list.
+
+    Words may stand before it, if they name no document and lead up to it: with a colon, or by naming the ground truth.
+    """
     found = _LIST.fullmatch(block)
-    if found is None or _DIGIT.search(found[1] + found[3]):
-        return Abstained("malformed", block.strip()[:80])
+    words = found[1].strip() if found else ""
+    if (
+        found is None
+        or _DIGIT.search(words)
+        or not (words.endswith(":") or "ground truth" in words.lower() or not words)
+    ):
+        return Abstained("malformed", " ".join(block.split())[:80])
     items = [item.strip() for item in found[2].split(",")] if found[2].strip() else []
     numbers = [_DOC.fullmatch(item) for item in items]
     if None in numbers:

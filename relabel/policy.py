@@ -1,7 +1,8 @@
 """Verdicts -> decisions. Pure rules, each a few lines, tried in order; the first that speaks decides.
 
-For a candidate: duplicate-of-positive, unanswered, unjudged, undecided, then what the label of its final verdict (that
-of the last tier that judged it) leads to: relabel, drop, remove, and else no-objection.
+For a candidate: unanswered, unjudged, undecided, then what the label of its final verdict (that
+of the last tier that judged it) leads to: relabel, drop, remove, and else no-objection. Then equal passages are made to
+fare alike: duplicate-of-positive, duplicate-of-dropped.
 For an instance: false-negatives-remove, too-many-false-negatives, too-few-negatives, format-needs-negatives, and else
 keep.
 """
@@ -71,27 +72,35 @@ def decide(
         if decision is None:
             decision = cache[said] = _candidate(policy, said)
         decisions.append(decision)
-    decisions = _once_among_positives(instance, decisions)
+    if any(verdicts):  # what is left unjudged is left alone
+        decisions = _alike(instance, decisions)
     outcome = Outcome(instance, "keep", "keep", tuple(decisions))
     rule = _instance_rule(policy, outcome, needs_negatives)
     return replace(outcome, action="remove", rule=rule) if rule else outcome
 
 
-def _once_among_positives(instance: Instance, decisions: list[Decision]) -> list[Decision]:
-    """No text is twice among the positives, or on both sides: of equal candidates the first is relabelled."""
+def _alike(instance: Instance, decisions: list[Decision]) -> list[Decision]:
+    """Equal passages fare alike: none is twice among the positives, on both sides, or dropped here and kept there."""
     passages = (*instance.positives, *instance.negatives)
     if len({passage.text for passage in passages}) == len(passages):
         return decisions
     positives = {passage.identity for passage in instance.positives}
     moving: dict[tuple[str, str], int] = {}
+    dropped = set()
     for place, decision in enumerate(decisions):
         if decision.action == "relabel":
             moving.setdefault(instance.negatives[place].identity, place)
+        elif decision.action == "drop":
+            dropped.add(instance.negatives[place].identity)
     for place, candidate in enumerate(instance.negatives):
-        if candidate.identity in positives or moving.get(candidate.identity, place) != place:
-            decisions[place] = replace(
-                decisions[place], action="drop", rule="duplicate-of-positive", reason="it is a positive, too"
-            )
+        identity = candidate.identity
+        if identity in positives or moving.get(identity, place) != place:
+            rule, reason = "duplicate-of-positive", "it is a positive, too"
+        elif identity in dropped and identity not in moving and decisions[place].action == "keep":
+            rule, reason = "duplicate-of-dropped", "the same passage is dropped"
+        else:
+            continue
+        decisions[place] = replace(decisions[place], action="drop", rule=rule, reason=reason)
     return decisions
 
 

@@ -30,10 +30,8 @@ _ENVIRONMENT = jinja2.Environment(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
 )
 
-_LOOKALIKE = re.compile(
-    r"<(?=\s*/?\s*(?:query|title|passage|thinking|preference|verdict|better|worse)\b)|<(?=\|)",
-    re.IGNORECASE,
-)
+_CHAT_TOKENS = ("s", "bos", "eos", "think", "start_of_turn", "end_of_turn")
+_TAG = re.compile(r"</?([a-z][a-z0-9_-]*)>", re.IGNORECASE)
 
 
 class Head(Settings):
@@ -56,6 +54,7 @@ class Prompt:
     hash: str
     _system: jinja2.Template
     _user: jinja2.Template
+    _lookalikes: re.Pattern[str]
     _rendered: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -72,20 +71,29 @@ class Prompt:
             criteria = self.head.criteria.get(kind, kind).strip()
             system = self._rendered[kind] = self._system.render(criteria=criteria)
         shown: dict[str, Any] = {
-            "query": fence(query),
-            "positives": _shown(positives),
-            "candidates": _shown(candidates),
+            "query": fence(query, self._lookalikes),
+            "positives": self._shown(positives),
+            "candidates": self._shown(candidates),
         }
         return ({"role": "system", "content": system}, {"role": "user", "content": self._user.render(shown)})
 
+    def _shown(self, passages: Sequence[Passage]) -> list[tuple[int, str, str]]:
+        """(number, title, text) of each passage as the prompt shows it, fenced."""
+        lookalikes = self._lookalikes
+        return [(number, fence(p.title, lookalikes), fence(p.text, lookalikes)) for number, p in enumerate(passages, 1)]
 
-def fence(text: str) -> str:
-    """The text, unable to end the fence it stands in: the `<` of look-alike delimiters becomes `&lt;`.
 
-    Look-alikes are the tags of the prompts and of their replies, and chat-template tokens (`<|…|>`). All else is
-    verbatim.
+def delimiters(words: str) -> re.Pattern[str]:
+    """What a text must not hold if it is to stay within its fence: the `<` of any tag that the prompt's words use, and
+    of chat-template tokens (`<|…|>`, `<start_of_turn>`), upper or lower case, with a little white space or none.
     """
-    return _LOOKALIKE.sub("&lt;", text) if "<" in text else text
+    names = sorted({name.lower() for name in _TAG.findall(words)} | {*_CHAT_TOKENS})
+    return re.compile(rf"<(?=\s{{0,8}}/?\s{{0,8}}(?:{'|'.join(map(re.escape, names))})\b)|<(?=\|)", re.IGNORECASE)
+
+
+def fence(text: str, lookalikes: re.Pattern[str]) -> str:
+    """The text, unable to end its fence: the `<` of look-alike delimiters becomes `&lt;`, all else is verbatim."""
+    return lookalikes.sub("&lt;", text) if "<" in text else text
 
 
 def load_prompt(name: str) -> Prompt:
@@ -104,9 +112,8 @@ def load_prompt(name: str) -> Prompt:
     head = parse(Head, yaml_mapping(parts[1], str(path)), str(path))
     _check_variables(path, head, parts[2], parts[3])
     digest = sha256(content.encode()).hexdigest()[:12]
-    prompt = Prompt(
-        head, digest, _ENVIRONMENT.from_string(parts[2].strip()), _ENVIRONMENT.from_string(parts[3].strip())
-    )
+    system, user = (_ENVIRONMENT.from_string(words.strip()) for words in (parts[2], parts[3]))
+    prompt = Prompt(head, digest, system, user, delimiters(parts[2] + parts[3]))
     _check_words(path, prompt)
     return prompt
 
@@ -120,7 +127,10 @@ def _check_words(path: Path, prompt: Prompt) -> None:
     shown = {name: f"~{name}~" for name in ("query", "positive", "candidate one", "candidate two")}
     positive, *candidates = (Passage(text, "", text) for name, text in shown.items() if name != "query")
     kind = next(iter(prompt.head.criteria))
-    said = "\n".join(m["content"] for m in prompt.messages(kind, shown["query"], [positive], candidates))
+    try:
+        said = "\n".join(m["content"] for m in prompt.messages(kind, shown["query"], [positive], candidates))
+    except (jinja2.TemplateError, TypeError, ValueError, AttributeError) as fault:
+        raise ConfigError(f"{path}: the prompt cannot be rendered: {fault}") from None
     for name, text in shown.items():
         if text not in said:
             raise ConfigError(f"{path}: the prompt does not show the {name}'s text")
@@ -150,11 +160,6 @@ def _check_variables(path: Path, head: Head, system: str, user: str) -> None:
     if used != declared:
         names = ", ".join(sorted(used ^ declared))
         raise ConfigError(f"{path}: 'variables' and what the words use differ in: {names}")
-
-
-def _shown(passages: Sequence[Passage]) -> list[tuple[int, str, str]]:
-    """(number, title, text) of each passage as a prompt shows it, fenced."""
-    return [(number, fence(p.title), fence(p.text)) for number, p in enumerate(passages, 1)]
 
 
 @cache

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from relabel import __version__
 from relabel.cascade import Cascade
-from relabel.clients import make_client
+from relabel.clients import Client, make_client
 from relabel.config import Config, LedgerSettings, LLMJudgeSettings, load_config
 from relabel.costs import Prices
 from relabel.engine import Asker, Progress, Stop, TierProgress, Watch, answer, interruptible, watched
@@ -41,8 +42,6 @@ from relabel.judges import Retry
 from relabel.ledger import Ledger
 from relabel.log import Log
 from relabel.report import build_report, read_report, write_report
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,40 +73,63 @@ def run(
     """
     loaded = load_config(config, overrides) if not isinstance(config, Config) else config
     opened = open_run(with_options(loaded, limit, output))
-    fingerprint = fingerprint_of(opened)
     known = read_report(opened.folder)
-    if known is not None and not retry and up_to_date(opened, known, fingerprint):
+    if known is not None and not retry and up_to_date(opened, known, fingerprint_of(opened)):
+        _check_usable(opened, known)
         return Summary(opened.folder, known, Progress({}), unchanged=True)
     guard(opened.folder, opened.config.input.path)
+    clients = _clients(opened.config, lambda message: tell(message))
     _make(opened.folder)
     with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger, Log(opened.folder) as log:
-        before = recorded_source(opened.folder)
-        write_config(opened)
-        discard_derived(opened.folder)
-        log.write("run", version=__version__, source=opened.config.input.path, sha256=opened.identity[1])
 
         def tell(message: str) -> None:
             log.write("note", message=message)
             say(message)
 
+        before = recorded_source(opened.folder)
         if before not in (None, opened.config.input.path):
             tell(f"{opened.folder} held a run over {before}: what was derived from that is replaced, its replies stay.")
-        progress = Progress({tier.name: TierProgress() for tier in opened.cascade.tiers})
-        stop = Stop()
-        if _asks_models(opened.config):
-            insisting = replace(opened, cascade=Cascade(opened.config, retry))
-            _blocking(lambda: _answer(insisting, ledger, progress, stop, tell, watch))
-        log.write("answered", **_sent(progress), stopped=stop.reason)
-        if stop.error is not None:
-            if isinstance(stop.error, InputError):
-                raise stop.error
-            kept = sum(tier.replied for tier in progress.tiers.values())
-            raise RunStopped(f"{stop.error}\n{kept:,} new replies are safe in {opened.folder}; running again goes on.")
-        if stop or progress.unanswered:
-            return Summary(opened.folder, None, progress, stop.reason or "some requests got no reply")
-        report = derive(opened, ledger)
-        log.write("derived", instances=report["instances"], candidates=report["candidates"])
+        write_config(opened)
+        discard_derived(opened.folder)
+        log.write("run", version=__version__, source=opened.config.input.path, sha256=opened.identity[1])
+        return _answer_and_derive(opened, ledger, clients, log, retry, watch)
+
+
+def _answer_and_derive(
+    opened: Opened, ledger: Ledger, clients: dict[str, Client], log: Log, retry: Retry, watch: Watch | None
+) -> Summary:
+    progress = Progress({tier.name: TierProgress() for tier in opened.cascade.tiers})
+    stop = Stop()
+    if clients:
+        insisting = replace(opened, cascade=Cascade(opened.config, retry))
+        _blocking(lambda: _answer(insisting, ledger, clients, progress, stop, watch), stop)
+    log.write("answered", **_sent(progress), stopped=stop.reason)
+    if stop.error is not None:
+        if isinstance(stop.error, InputError):
+            raise stop.error
+        kept = sum(tier.replied for tier in progress.tiers.values())
+        raise RunStopped(f"{stop.error}\n{kept:,} new replies are safe in {opened.folder}; running again goes on.")
+    if stop or progress.unanswered:
+        return Summary(opened.folder, None, progress, stop.reason or "some requests got no reply")
+    report = derive(opened, ledger)
+    log.write("derived", instances=report["instances"], candidates=report["candidates"])
+    _check_usable(opened, report)
     return Summary(opened.folder, report, progress)
+
+
+def _clients(config: Config, say: Callable[[str], None]) -> dict[str, Client]:
+    """The clients that the tiers ask, checked as far as that goes without sending anything."""
+    used = {tier.judge.client for tier in config.cascade if isinstance(tier.judge, LLMJudgeSettings)}
+    return {name: make_client(name, config.clients[name], say) for name in sorted(used)}
+
+
+def _check_usable(opened: Opened, report: dict[str, Any]) -> None:
+    instances = report["instances"]
+    if instances["in"] == instances["quarantined"]:
+        raise InputError(
+            f"{opened.config.input.path}: nothing usable: all {instances['in']} records are quarantined; "
+            f"{opened.folder / QUARANTINE} says why"
+        )
 
 
 def _make(folder: Path) -> None:
@@ -131,11 +153,7 @@ def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str
     report["files"] = {path.name: size_of(path) for path in derived_files(opened)}
     report["fingerprint"] = fingerprint_of(opened, ledger)
     write_report(opened.folder, report, opened.folder.name)
-    if tally.instances == sum(tally.quarantined.values()):
-        raise InputError(
-            f"{opened.config.input.path}: nothing usable: all {tally.instances} records are quarantined; "
-            f"{opened.folder / QUARANTINE} says why"
-        )
+    discard_derived(opened.folder, but=cleaned)
     return report
 
 
@@ -202,11 +220,14 @@ def _export_file(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> 
 
 
 async def _answer(
-    opened: Opened, ledger: Ledger, progress: Progress, stop: Stop, say: Callable[[str], None], watch: Watch | None
+    opened: Opened,
+    ledger: Ledger,
+    clients: dict[str, Client],
+    progress: Progress,
+    stop: Stop,
+    watch: Watch | None,
 ) -> None:
     config = opened.config
-    used = {tier.judge.client for tier in config.cascade if isinstance(tier.judge, LLMJudgeSettings)}
-    clients = {name: make_client(name, config.clients[name], say) for name in sorted(used)}
     asker = Asker(ledger, clients, config.budget, Prices(config.prices), progress, stop)
     workers = 16 + sum(client.concurrency for client in clients.values()) * 5 // 4
     watcher = asyncio.create_task(watched(progress, stop, watch, every=0.5)) if watch else None
@@ -222,31 +243,50 @@ async def _answer(
         watcher.cancel()
 
 
-def _blocking(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _blocking(main: Callable[[], Coroutine[Any, Any, None]], stop: Stop) -> None:
     """Run to the end, from a script and from a notebook (whose event loop is running already) alike."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(main())
-    result: list[T] = []
+        asyncio.run(main())
+        return
     failed: list[BaseException] = []
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def noted() -> None:
+        loops.append(asyncio.get_running_loop())
+        await main()
 
     def inside() -> None:
         try:
-            result.append(asyncio.run(main()))
+            asyncio.run(noted())
         except BaseException as fault:
             failed.append(fault)
 
+    def interrupt(*_: object) -> None:
+        if stop or not loops:
+            raise KeyboardInterrupt
+        loops[0].call_soon_threadsafe(stop.request, "interrupted")
+
     thread = threading.Thread(target=inside, name="relabel")
     thread.start()
-    thread.join()
+    with _on_interrupt(interrupt):
+        thread.join()
     if failed:
         raise failed[0]
-    return result[0]
 
 
-def _asks_models(config: Config) -> bool:
-    return any(isinstance(tier.judge, LLMJudgeSettings) for tier in config.cascade)
+@contextmanager
+def _on_interrupt(act: Callable[..., None]) -> Iterator[None]:
+    """Within it, Ctrl-C does this, where this thread is the one that is told of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, act)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _sent(progress: Progress) -> dict[str, Any]:

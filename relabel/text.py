@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+
+
+def without_credentials(url: str) -> str:
+    """A URL with `***` in the place of a user and password."""
+    return re.sub(r"(?<=://)[^/?#]*@", "***@", url)
 
 
 def printable(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from relabel.export import DECISIONS, QUARANTINE, Derived, partial_path, write_all
 from relabel.folder import Opened
 from relabel.ledger import Ledger
+from relabel.report import read_report
 
 _SHOWN = 5
 
@@ -28,6 +29,10 @@ def verify(opened: Opened, ledger: Ledger) -> Iterator[str]:
         tally = write_all(again.outcomes(ledger), derived, partial=True)
         if tally.unanswered:
             yield f"{tally.unanswered} candidates wait for a reply that is not in the ledger; `relabel run` goes on"
+        report = read_report(opened.folder) or {}
+        wrong = [name for name, value in tally.as_dict().items() if report.get(name) != value]
+        if wrong:
+            yield f"report.json: is not what the ledger says; it differs in {', '.join(wrong)}"
         for name in (cleaned.name, DECISIONS, QUARANTINE):
             there, expected = opened.folder / name, again.folder / name
             if not there.exists():

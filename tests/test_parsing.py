@@ -32,6 +32,10 @@ def test_words_may_stand_before_a_list() -> None:
     assert parse(text) == ["better", *["irrelevant"] * 4]
 
 
+def test_a_code_fence_around_the_reply_does_no_harm() -> None:
+    assert parse("```\n" + rlhn_reply(better=[1]) + "\n```") == ["better", *["irrelevant"] * 4]
+
+
 def test_thinking_of_a_reasoning_model_is_not_the_verdict() -> None:
     thinking = f"<think>perhaps {verdict('[Doc (1)]', '[]')}</think>"
     assert parse(thinking + rlhn_reply(worse=[2])) == ["irrelevant", "worse", *["irrelevant"] * 3]
@@ -44,8 +48,20 @@ def test_thinking_of_a_reasoning_model_is_not_the_verdict() -> None:
         ("  \n", "empty_reply"),
         ("I cannot help with that.", "no_verdict"),
         ("<verdict><better>[Doc (1)]</better>", "no_verdict"),
-        ("<verdict></verdict>", "no_verdict"),
-        ("<verdict><better>[]</better></verdict>", "no_verdict"),
+        ("<verdict></verdict>", "malformed"),
+        ("<verdict><better>[]</better></verdict>", "malformed"),
+        ("<think>First draft: " + verdict("[Doc (1)]", "[]") + " no, wrong, because", "malformed"),
+        ("<think>First draft: " + verdict("[Doc (1)]", "[]"), "malformed"),
+        ("<thinking>draft " + verdict("[Doc (1)]", "[]") + " no</thinking>", "malformed"),
+        ("Example of the form: " + verdict("[Doc (1)]", "[]") + " I cannot judge these.", "malformed"),
+        ("<verdict><better>[]</better><worse>[]</worse> Correction: Doc (1) is better.</verdict>", "malformed"),
+        ("<verdict><worse><better>x: []</better> Doc one is relevant</worse></verdict>", "malformed"),
+        ("<verdict><worse>[]</worse><better>[]</better></verdict>", "malformed"),
+        ("<VERDICT><better>[Doc (2)]</better></VERDICT>" + verdict("[]", "[]"), "malformed"),
+        (verdict("None of [Doc (1)] is better", "[]"), "malformed"),
+        (verdict("Documents one and two []", "[]"), "malformed"),
+        ("<verdict>" * 20_000, "no_verdict"),
+        ("<verdict>" * 20_000 + "</verdict>", "malformed"),
         (verdict("[Doc (6)]", "[]"), "unknown_id"),
         (verdict("[Doc (0)]", "[]"), "unknown_id"),
         (verdict("[Doc (1), Doc (1)]", "[]"), "repeated_id"),

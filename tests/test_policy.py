@@ -114,10 +114,28 @@ def test_a_format_that_needs_negatives_loses_the_instance_without() -> None:
 
 def test_an_exact_duplicate_of_a_positive_is_dropped_whatever_the_judges_say() -> None:
     twin = passage("other-id", "the text of p1")
-    for said in ((), (verdict("better"),), (verdict("irrelevant"),), (verdict(None, "length"),)):
+    for said in ((verdict("better"),), (verdict("irrelevant"),), (verdict(None, "length"),)):
         outcome = decide(RLHN, instance([twin]), [said])
         assert [(d.action, d.rule) for d in outcome.decisions] == [("drop", "duplicate-of-positive")]
         assert outcome.action == "keep"
+
+
+def test_what_is_left_unjudged_is_left_alone_even_if_it_is_a_duplicate() -> None:
+    twin = passage("other-id", "the text of p1")
+    assert [d.rule for d in decide(RLHN, instance([twin]), [()]).decisions] == ["unjudged"]
+
+
+def test_of_equal_candidates_none_stays_when_one_is_dropped() -> None:
+    policy = PolicySettings(drop=["better"])
+    twins = [passage("a", "same"), passage("b", "other"), passage("c", "same")]
+    outcome = decide(
+        policy, instance(twins), [(verdict("better"),), (verdict("irrelevant"),), (verdict("irrelevant"),)]
+    )
+    assert [(d.action, d.rule) for d in outcome.decisions] == [
+        ("drop", "false-negative"),
+        ("keep", "no-objection"),
+        ("drop", "duplicate-of-dropped"),
+    ]
 
 
 def test_of_equal_candidates_the_first_relabelled_moves_and_the_others_go() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relabel.text import printable
+from relabel.text import printable, without_credentials
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,15 @@ from relabel.text import printable
 )
 def test_control_and_direction_characters_are_shown_as_escapes(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://me:secret@host/v1", "http://***@host/v1"),
+        ("ftp://me:se@cret@host", "ftp://***@host"),
+        ("http://host/a@b", "http://host/a@b"),
+    ],
+)
+def test_a_url_is_shown_without_its_credentials(url: str, shown: str) -> None:
+    assert without_credentials(url) == shown

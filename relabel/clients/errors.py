@@ -58,7 +58,7 @@ def complaint(status: int, headers: Mapping[str, str], content: bytes, secrets: 
     """What a response says, whichever of the usual shapes its error has."""
 
     def plain(text: object, length: int = 500) -> str:
-        words = " ".join(str(text).split())
+        words = " ".join(str(text).encode("utf-8", "replace").decode().split())
         for secret in secrets:
             if len(secret) < 8:  # a dummy for a local server: masking it would only garble what is said
                 continue

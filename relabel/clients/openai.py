@@ -64,8 +64,10 @@ class OpenAIClient:
                 "User-Agent": f"relabel/{__version__}",
                 "Content-Type": "application/json",
                 "Accept": "application/json",
+                "Accept-Encoding": "identity",
             },
             trust_env=proxied,
+            auto_decompress=False,
         )
         self._slots = asyncio.Semaphore(self.concurrency)
         self._requests = Pace(self._settings.requests_per_minute)
@@ -153,6 +155,8 @@ class OpenAIClient:
             if found.wait is not None and status in (429, 503):
                 self._keep_quiet(found.wait, str(found))
             fault = classify(found)
+            if isinstance(fault, RunStopped) and self._heard and status in (400, 403):
+                fault = Refused(str(found))  # it has answered others: this is about the request, not about us
             if isinstance(fault, Refused):
                 self._heard = True
                 return Reply("refused", error=str(fault), dialect=spoken, seconds=seconds)
@@ -217,7 +221,9 @@ class OpenAIClient:
     async def _post(self, body: bytes, model: str) -> tuple[int, Mapping[str, str], bytes]:
         try:
             url = self._target.url_for(model)
-            async with self._session.post(url, data=body, headers=self._target.headers) as response:
+            async with self._session.post(
+                url, data=body, headers=self._target.headers, allow_redirects=False
+            ) as response:
                 return response.status, response.headers, await response.read()
         except aiohttp.ConnectionTimeoutError:
             raise Again("no connection within 10 s", no_contact=True) from None
@@ -325,4 +331,4 @@ def _usage(usage: object) -> Usage:
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and 0 < value < 1 << 53 else 0
+    return value if type(value) is int and 0 < value < 1 << 53 else 0

@@ -10,6 +10,7 @@ from yarl import URL
 
 from relabel.config import OpenAIClientSettings
 from relabel.errors import ConfigError
+from relabel.text import without_credentials
 
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -40,7 +41,9 @@ def find_target(name: str, settings: OpenAIClientSettings) -> Target:
     except ValueError:
         host = None
     if not host or not target.url.startswith(("http://", "https://")):
-        raise ConfigError(f"client {name!r}: the address is {target.url!r}, expected http://host… or https://host…")
+        raise ConfigError(
+            f"client {name!r}: the address is {without_credentials(target.url)!r}, expected http://host… or https://host…"
+        )
     if host == URL(OPENAI_URL).host and not target.headers:
         raise ConfigError(
             f"client {name!r}: no key for {OPENAI_URL}. Set OPENAI_API_KEY, or name another variable with api_key_env, "

@@ -23,6 +23,7 @@ __all__ = ["FILES", "FORMATS", "Sink", "Source", "needs_negatives", "open_sink",
 
 FORMATS = ("tevatron", "flagembedding", "sentence-transformers", "beir")
 _SNIFFED = 100
+_NO_CORPUS = "a set of another format cannot be written as beir: its passages share no corpus"
 
 
 class Sink(Protocol):
@@ -149,13 +150,15 @@ def open_source(
 def open_sink(path: Path, format: str) -> Sink:
     """A sink that writes outcomes in another format than their source's: JSON Lines, or Parquet by its suffix."""
     if format == "beir":
-        raise InputError("a set of another format cannot be written as beir: its passages share no corpus")
+        raise InputError(_NO_CORPUS)
     layout = _named(format)
     return _ComposingSink(new_file(path), layout)
 
 
 def needs_negatives(format: str) -> bool:
-    """Whether a format cannot hold an instance without negatives."""
+    """Whether a format cannot hold an instance without negatives. Raises InputError for one that cannot be written."""
+    if format == "beir":
+        raise InputError(_NO_CORPUS)
     return _named(format).needs_negatives
 
 
