@@ -21,7 +21,7 @@ from relabel.cascade import Cascade
 from relabel.clients import Client
 from relabel.config import BudgetSettings
 from relabel.costs import Prices
-from relabel.errors import LedgerError, RelabelError, RunStopped, Unanswered
+from relabel.errors import InputError, LedgerError, RelabelError, RunStopped, Unanswered
 from relabel.formats import Source
 from relabel.ledger import Entry, Ledger, Spent
 from relabel.records import UNANSWERED, Call, Instance, Quarantined, Reply, Usage
@@ -268,8 +268,9 @@ async def _read(
         while not stop:
             try:
                 batch = await loop.run_in_executor(thread, _take, records)
-            except RelabelError as fault:
-                stop.admit_no_more(str(fault), fault)
+            except (RelabelError, OSError) as fault:
+                error = fault if isinstance(fault, RelabelError) else InputError(f"the source cannot be read: {fault}")
+                stop.admit_no_more(str(error), error)
                 break
             for record in batch:
                 if isinstance(record, Quarantined):

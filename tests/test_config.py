@@ -55,6 +55,8 @@ def test_every_shipped_policy_is_valid(policy: Path) -> None:
         ({"budget": {"usd": 5}}, "budget.usd needs prices for large, small"),
         ({"cascade": []}, "cascade: "),
         ({"xyzzy": 1}, "unknown key 'xyzzy'; expected input, cascade"),
+        ({"clients": {"local": {"kind": "openai", "timeout": float("inf")}}}, "clients.local.timeout: "),
+        ({"clients": {"local": {"kind": "openai", "api_key_env": "sk-SECRET"}}}, "clients.local.api_key_env: "),
     ],
 )
 def test_a_mistake_is_named_with_its_place_and_the_nearest_valid_key(change: dict[str, Any], message: str) -> None:
@@ -124,6 +126,25 @@ def test_a_relative_path_means_the_working_directory_or_else_the_configs_own_fol
     assert load_config(written).input.path == str(tmp_path / "train.jsonl")
     (elsewhere / "train.jsonl").touch()
     assert load_config(written).input.path == str(elsewhere / "train.jsonl")
+
+
+def test_one_models_name_on_two_servers_is_refused() -> None:
+    given = settings("a", clients={"local": {"kind": "openai"}, "other": {"kind": "openai"}})
+    for tier, client in zip(given["cascade"], ("local", "other"), strict=True):
+        tier["judge"] |= {"model": "default", "client": client}
+    with pytest.raises(ConfigError, match="tell the two apart with model_revision"):
+        parse(Config, given, "c")
+    given["cascade"][1]["judge"]["model_revision"] = "large"
+    parse(Config, given, "c")
+
+
+def test_what_extra_body_holds_is_made_to_be_sent() -> None:
+    given = settings("a")
+    given["cascade"][0]["judge"]["extra_body"] = {"logit_bias": {1234: -100}}
+    assert parse(Config, given, "c").cascade[0].judge.model_dump()["extra_body"] == {"logit_bias": {"1234": -100}}
+    given["cascade"][0]["judge"]["extra_body"] = {"x": 1 << 70}
+    with pytest.raises(ConfigError, match="cannot be sent as JSON"):
+        parse(Config, given, "c")
 
 
 def test_keys_never_stand_in_a_config() -> None:

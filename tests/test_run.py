@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from relabel.config import load_config
-from relabel.errors import ConfigError, InputError
+from relabel.errors import ConfigError, InputError, RelabelError
 from relabel.folder import ledger_of, reopen
 from relabel.formats import open_sink, open_source
 from relabel.records import Instance, Outcome
@@ -409,3 +409,73 @@ def test_a_notebook_may_call_run_again_and_again(tmp_path: Path) -> None:
 
     for _ in range(2):
         assert relabel.run("quickstart", output=tmp_path / "run").report is not None
+
+
+def test_a_wrong_config_leaves_the_results_of_the_last_run_alone(train: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with ReplyServer(finds_the_first) as server:
+        run(config(train, server.url), output=folder, say=quiet)
+        before = contents(folder)
+        for wrong in (
+            config(train, "ftp://me:secret@host"),
+            config(train, server.url, output={"format": "flagembeding"}),
+            config(train, server.url, output={"format": "beir"}),
+        ):
+            with pytest.raises(RelabelError) as found:
+                run(wrong, output=folder, say=quiet)
+            assert "secret" not in str(found.value)
+        assert contents(folder) == before
+        assert server.asked.total() == 16
+
+
+def test_a_runs_own_config_goes_on_in_its_own_folder(
+    train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ReplyServer(finds_the_first) as server:
+        run(config(train, server.url), output=tmp_path / "run", say=quiet)
+        monkeypatch.chdir(tmp_path / "run")
+        assert run("config.yaml", overrides=["policy.relabel=[better]"], say=quiet).report is not None
+        assert server.asked.total() == 16
+    assert not (tmp_path / "run" / "outputs").exists()
+
+
+def test_credentials_in_an_address_are_written_nowhere(train: Path, tmp_path: Path) -> None:
+    with ReplyServer(finds_the_first) as server:
+        run(config(train, server.url.replace("//", "//me:PASSWORD@")), output=tmp_path / "run", say=quiet)
+    assert not [name for name, content in contents(tmp_path / "run").items() if b"PASSWORD" in content]
+
+
+def test_nothing_usable_stays_an_error_when_run_again(write_jsonl: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_jsonl([{"query_id": "1", "query": "", "positive_passages": [], "negative_passages": []}])
+    for _ in range(2):
+        with pytest.raises(InputError, match="nothing usable"):
+            run("quickstart", overrides=[f"input.path={path}"], output=tmp_path / "run", say=quiet)
+
+
+def test_forged_counts_are_found(train: Path, tmp_path: Path) -> None:
+    from relabel.verify import verify
+
+    folder = tmp_path / "run"
+    run("quickstart", overrides=[f"input.path={train}"], output=folder, say=quiet)
+    text = (folder / "report.json").read_text(encoding="utf-8")
+    (folder / "report.json").write_text(text.replace('"keep": 36', '"keep": 35'), encoding="utf-8")
+    with ledger_of(folder, config(train)) as ledger:
+        assert [finding.split(":")[0] for finding in verify(reopen(folder), ledger)] == ["report.json"]
+
+
+def test_an_interrupt_in_a_notebook_keeps_what_is_paid(train: Path, tmp_path: Path) -> None:
+    import asyncio
+    import os
+    import signal
+    import threading
+
+    async def cell(url: str) -> Summary:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return run(config(train, url), output=tmp_path / "run", say=quiet)
+
+    with ReplyServer(lambda body: Answer(rlhn_reply(), latency=0.6)) as server:
+        summary = asyncio.run(cell(server.url))
+        assert summary.stopped == "interrupted"
+        asked = server.asked.total()
+        run(config(train, server.url), output=tmp_path / "run", say=quiet)
+        assert server.asked.total() == 12 >= asked

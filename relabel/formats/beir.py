@@ -98,10 +98,10 @@ class Beir:
 
 
 class BeirSink:
-    """Writes qrels and run anew; queries and corpus are copied as they are."""
+    """Writes the split's qrels and the run anew; queries, corpus and other splits are copied as they are."""
 
     def __init__(self, path: Path, source: Beir) -> None:
-        (path / "qrels").mkdir(parents=True)
+        shutil.copytree(source.folder / "qrels", path / "qrels")
         for name in ("corpus.jsonl", "queries.jsonl"):
             shutil.copyfile(source.folder / name, path / name)
         self._qrels = (path / "qrels" / source.qrels.name).open("w", encoding="utf-8", newline="")

@@ -27,6 +27,8 @@ class Parquet:
         self._position = 0.0
         with _readable(path):
             self._schema = pq.read_schema(path)
+        if twice := {name for name in self._schema.names if self._schema.names.count(name) > 1}:
+            raise InputError(f"{path}: several columns are named {', '.join(sorted(twice))}; give each its own name")
 
     def rows(self) -> Iterator[Row]:
         """Read batch by batch."""

@@ -211,3 +211,25 @@ class TestLimits:
 
     def test_without_limits_nothing_waits(self) -> None:
         assert self.spread(50)[-1] < 1
+
+
+class TestHostility:
+    def test_half_a_surrogate_pair_in_an_error_is_a_refusal_like_any_other(self) -> None:
+        body = '{"error": {"message": "too long: \\ud83d", "code": "context_length_exceeded"}}'
+        with ReplyServer(lambda _: Answer(status=400, body=body)) as server:
+            found = reply(server.url)
+        assert found.status == "refused"
+        assert (found.error or "").encode()
+
+    def test_a_redirect_is_not_followed(self) -> None:
+        with ReplyServer(lambda _: "stolen") as thief:
+            moved = Answer(status=307, headers={"Location": f"{thief.url}/chat/completions"}, body="")
+            with ReplyServer(lambda _: moved) as server:
+                assert isinstance(failure(server.url), RunStopped)
+            assert thief.asked.total() == 0
+
+    def test_moderation_of_one_request_does_not_stop_the_others(self) -> None:
+        flagged = error(403, "your input was flagged")
+        with ReplyServer(lambda body: flagged if body["messages"][0]["content"] == "bad" else "yes") as server:
+            found = replies(server.url, [request("good"), request("bad"), request("fine")])
+        assert [one.status for one in found] == ["ok", "refused", "ok"]
