@@ -337,3 +337,13 @@ def test_no_bytes_make_a_reader_raise_anything_but_an_input_error(name: str, con
                 assert quarantine_line(record)
             else:
                 assert sides(record)[1]
+
+
+def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [pa.array(["q"]), pa.array([1]), pa.array([2])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["query", "x", "x"]), tmp_path / "two.parquet")
+    with pytest.raises(InputError, match="several columns are named x"):
+        open_source(str(tmp_path / "two.parquet"))

@@ -226,3 +226,10 @@ def test_what_is_written_is_what_was_decided(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as at:
         source = open_source(str(beir(Path(at) / "set", HEADER + qrels, run, docs=9)))
         check_round_trip(source, lambda: data.draw(ACTIONS), Path(at) / "out", "beir", ordered=True)
+
+
+def test_other_splits_come_along_untouched(tmp_path: Path) -> None:
+    folder = beir(tmp_path / "set")
+    (folder / "qrels" / "dev.tsv").write_text(HEADER + "q3\td1\t1\n", encoding="utf-8")
+    rewritten(folder, tmp_path / "out", "keep", "relabel")
+    assert (tmp_path / "out" / "qrels" / "dev.tsv").read_text(encoding="utf-8") == HEADER + "q3\td1\t1\n"
