@@ -107,10 +107,10 @@ class Ledger:
         total = sum(int.from_bytes(digest) for _, digest in heads) % (1 << 64)
         return f"{sum(replies for replies, _ in heads)}:{total:016x}"
 
-    def spent(self) -> list[Spent]:
-        """What this run itself has paid for, by tier and model; other runs' ledgers do not count."""
+    def spent(self, *, read: bool = False) -> list[Spent]:
+        """What this run itself has paid for, by tier and model; with `read`, what the ledgers that it reads hold."""
         found: dict[tuple[str, str], Spent] = {}
-        for segment in self._own:
+        for segment in self._others if read else self._own:
             for one in segment.spent():
                 seen = found.get((one.tier, one.model), Spent(one.tier, one.model, 0, 0, Usage()))
                 usage = Usage(*(getattr(seen.usage, n) + getattr(one.usage, n) for n in Usage.__slots__))

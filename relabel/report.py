@@ -18,7 +18,9 @@ REPORT, PAGE = "report.json", "report.html"
 
 
 def build_report(config: Config, tally: Tally, ledger: Ledger) -> dict[str, Any]:
-    """The numbers of a run. Raises nothing; a model without a price has no cost (null)."""
+    """The numbers of a run. A model without a price has no cost (null); a folder without replies of its own shows what
+    those that it reads have cost.
+    """
     prices = Prices(config.prices)
     spent: list[dict[str, Any]] = [
         {
@@ -31,7 +33,7 @@ def build_report(config: Config, tally: Tally, ledger: Ledger) -> dict[str, Any]
             "completion_tokens": one.usage.completion,
             "usd": _rounded(prices.cost(one.model, one.usage)),
         }
-        for one in ledger.spent()
+        for one in ledger.spent() or ledger.spent(read=True)
     ]
     costs: list[float | None] = [one["usd"] for one in spent]
     return {
