@@ -20,6 +20,7 @@ from relabel import __version__
 from relabel.cascade import Cascade
 from relabel.config import (
     Config,
+    InputSettings,
     LLMJudgeSettings,
     PolicySettings,
     find_config,
@@ -161,12 +162,19 @@ def derived_files(opened: Opened) -> list[Path]:
     return [opened.cleaned, opened.folder / DECISIONS, opened.folder / QUARANTINE]
 
 
-def guard(folder: Path, source: str) -> None:
+def is_within(path: Path, place: Path) -> bool:
+    """Whether a path is a place, or lies in it."""
+    return place.resolve() in (path.resolve(), *path.resolve().parents)
+
+
+def guard(folder: Path, given: InputSettings) -> None:
     """Refuse to write where a source lies, or where files lie that no run wrote. Raises ConfigError."""
-    place = Path(source).resolve()
     ours = [folder / name for name in _OURS if (folder / name).exists()]
-    if any(place == path.resolve() or path.resolve() in place.parents for path in ours):
-        raise ConfigError(f"{source}: lies among what is written to {folder}, and would be lost; use another --output")
+    for source in filter(None, (given.path, given.run)):
+        if any(is_within(Path(source), path) for path in ours):
+            raise ConfigError(
+                f"{source}: lies among what is written to {folder}, and would be lost; use another --output"
+            )
     is_run = bool(segments(folder)) or ((folder / CONFIG).is_file() and "run" in read_yaml(folder / CONFIG))
     if ours and not is_run:
         names = ", ".join(sorted(path.name for path in ours))

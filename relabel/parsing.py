@@ -16,6 +16,13 @@ _VERDICT = re.compile(r"\s*<better>([^<]*)</better>[\s,]*<worse>([^<]*)</worse>\
 _LIST = re.compile(r"([^\[\]]*)\[([^\[\]]*)\][\s.,]*")
 _DOC = re.compile(r"Doc \((0|[1-9][0-9]{0,5})\)")
 _DIGIT = re.compile(r"\d")
+_DENIALS = {
+    BETTER: re.compile(r"\b(not|none|no|never|neither|worse|but|except)\b", re.IGNORECASE),
+    WORSE: re.compile(r"\b(none|no|never|neither|irrelevant|not relevant|except)\b|^preferred", re.IGNORECASE),
+}
+_FINISHES = {"max_tokens": "length", "model_length": "length", "safety": "content_filter"}
+"""Other servers' words for why a reply ended."""
+
 _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
@@ -31,8 +38,10 @@ def unusable(reply: Reply) -> Abstained | None:
     """Why a reply cannot be parsed at all: refused, cut off, filtered, or empty."""
     if reply.status == "refused":
         return Abstained("refused", reply.error or "")
-    if reply.finish_reason in ("length", "content_filter"):
-        return Abstained(reply.finish_reason)
+    finish = (reply.finish_reason or "stop").lower()
+    finish = _FINISHES.get(finish, finish)
+    if finish in ("length", "content_filter", "abort", "error", "tool_calls", "function_call"):
+        return Abstained(finish)
     if reply.refusal:
         return Abstained("refusal", reply.refusal)
     if not reply.text.strip():
@@ -53,7 +62,7 @@ def parse_rlhn(reply: Reply, candidates: int) -> list[str] | Abstained:
         return blocks
     labels = [IRRELEVANT] * candidates
     for label, block in zip((BETTER, WORSE), blocks, strict=True):
-        numbers = _documents(block)
+        numbers = _documents(block, _DENIALS[label])
         if isinstance(numbers, Abstained):
             return numbers
         for number in numbers:
@@ -89,16 +98,18 @@ def _unclosed(text: str) -> bool:
     return any(text.count(f"<{tag}>") != text.count(f"</{tag}>") for tag in ("think", "thinking", "preference"))
 
 
-def _documents(block: str) -> list[int] | Abstained:
+def _documents(block: str, denial: re.Pattern[str]) -> list[int] | Abstained:
     """The numbers in a block's one bracketed list.
 
-    Words may stand before it, if they name no document and lead up to it: with a colon, or by naming the ground truth.
+    Words may stand before it, if they name no document, lead up to it (with a colon, or by naming the ground truth)
+    and do not deny what the tag says.
     """
     found = _LIST.fullmatch(block)
     words = found[1].strip() if found else ""
     if (
         found is None
         or _DIGIT.search(words)
+        or denial.search(words)
         or not (words.endswith(":") or "ground truth" in words.lower() or not words)
     ):
         return Abstained("malformed", " ".join(block.split())[:80])

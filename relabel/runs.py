@@ -26,6 +26,7 @@ from relabel.folder import (
     discard_derived,
     fingerprint_of,
     guard,
+    is_within,
     judges_of,
     ledger_of,
     open_run,
@@ -39,7 +40,7 @@ from relabel.folder import (
 )
 from relabel.formats import FILES
 from relabel.judges import Retry
-from relabel.ledger import Ledger
+from relabel.ledger import Ledger, segments
 from relabel.log import Log
 from relabel.report import build_report, read_report, write_report
 
@@ -77,7 +78,7 @@ def run(
     if known is not None and not retry and up_to_date(opened, known, fingerprint_of(opened)):
         _check_usable(opened, known)
         return Summary(opened.folder, known, Progress({}), unchanged=True)
-    guard(opened.folder, opened.config.input.path)
+    guard(opened.folder, opened.config.input)
     clients = _clients(opened.config, lambda message: tell(message))
     _make(opened.folder)
     with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger, Log(opened.folder) as log:
@@ -181,6 +182,8 @@ def export_run(
             write_config(opened)
             log.write("exported", instances=report["instances"], candidates=report["candidates"])
         return opened.cleaned, report
+    if not str(to):
+        raise ConfigError("--to: is empty, expected a file or a folder")
     place = Path(to)
     as_folder = not place.suffix or place.is_dir() or str(to).endswith("/")
     with ledger_of(opened.folder, opened.config) as ledger:
@@ -194,7 +197,9 @@ def export_run(
 def _export_folder(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> tuple[Path, dict[str, Any]]:
     """A folder for all that is derived, with a config that reads the run's ledger: `verify` works on it, too."""
     place.mkdir(parents=True, exist_ok=True)
-    guard(place, opened.config.input.path)
+    guard(place, opened.config.input)
+    if segments(place):
+        raise ConfigError(f"{place}: holds a run of its own, with its ledger; export to another folder")
     read = LedgerSettings(read=[str(opened.folder.absolute()), *opened.config.ledger.read])
     config = opened.config.model_copy(update={"ledger": read})
     elsewhere = replace(opened, folder=place, config=config)
@@ -205,7 +210,8 @@ def _export_folder(opened: Opened, ledger: Ledger, place: Path, partial: bool) -
 
 def _export_file(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> tuple[Path, dict[str, Any]]:
     """The cleaned set alone."""
-    if place.resolve() == Path(opened.config.input.path).resolve():
+    sources = filter(None, (opened.config.input.path, opened.config.input.run))
+    if any(is_within(place, Path(source)) for source in sources):
         raise ConfigError(f"{place}: is the run's own source; export to another place")
     if not place.name.endswith((*FILES, opened.source.suffix)):
         known = ", ".join(dict.fromkeys([opened.source.suffix, ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]))

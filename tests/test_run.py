@@ -364,6 +364,10 @@ def test_a_source_is_never_written_over(train: Path, tmp_path: Path) -> None:
             export_run(tmp_path / "run", to=train)
         with pytest.raises(ConfigError, match="lies among what is written"):
             run(config(tmp_path / "run" / "cleaned.jsonl", server.url), output=tmp_path / "run", say=quiet)
+        with pytest.raises(ConfigError, match="holds a run of its own"):
+            export_run(tmp_path / "run", to=tmp_path / "run")
+        with pytest.raises(ConfigError, match="is empty"):
+            export_run(tmp_path / "run", to="")
     assert len(records(train)) == len(records(tmp_path / "run" / "cleaned.jsonl")) == 12
 
 
