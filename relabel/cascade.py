@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from relabel.config import Config, EscalateSettings, LLMJudgeSettings
 from relabel.errors import ConfigError
-from relabel.judges import EMPTY_TEXT, Judge, ListwiseJudge, Retry
+from relabel.forms import ANSWER
+from relabel.judges import EMPTY_TEXT, SUSPECT_POSITIVE, Found, Judge, Retry, make_judge
 from relabel.prompts import Criteria, Prompt, load_prompt
-from relabel.records import UNANSWERED, Asking, Instance, Verdict
+from relabel.records import UNANSWERED, Asking, Call, Case, Instance
 from relabel.screens import Screen
 
 
@@ -21,15 +22,16 @@ class Tier:
     judge: Judge
     escalate: EscalateSettings | None
 
-    def passes_on(self, candidates: Sequence[int], verdicts: dict[int, Verdict]) -> list[int]:
+    def passes_on(self, candidates: Sequence[int], found: Found) -> list[int]:
         """The candidates that the next tier shall judge; none as long as a verdict is still unanswered."""
-        if self.escalate is None or any(v.abstained == UNANSWERED for v in verdicts.values()):
+        said = (*found.candidates.values(), *found.positives.values())
+        if self.escalate is None or any(verdict.abstained == UNANSWERED for verdict in said):
             return []
         wanted = {
             place
             for place in candidates
-            if (verdicts[place].label or "abstained") in self.escalate.labels
-            and verdicts[place].abstained != EMPTY_TEXT  # no judge could say more
+            if (found.candidates[place].label or "abstained") in self.escalate.labels
+            and found.candidates[place].abstained not in (EMPTY_TEXT, SUSPECT_POSITIVE)  # no judge could say more
         }
         if wanted and self.escalate.scope == "instance":
             return list(candidates)
@@ -48,12 +50,28 @@ class Cascade:
             if isinstance(tier.judge, LLMJudgeSettings):
                 prompt = load_prompt(tier.judge.prompt)
                 self._criteria.check(prompt)
+                self._check_settings(tier.name, tier.judge, prompt)
                 self.prompts[tier.judge.prompt] = prompt
-                judge = ListwiseJudge(tier.name, tier.judge, prompt, retry)
+                judge = make_judge(tier.name, tier.judge, prompt, retry)
             else:
                 judge = Screen(tier.name, tier.judge)
             self.tiers.append(Tier(tier.name, judge, tier.escalate))
+        self.judges_positives = any(ANSWER in tier.judge.labels for tier in self.tiers)
         self._check_labels(config)
+
+    def _check_settings(self, tier: str, settings: LLMJudgeSettings, prompt: Prompt) -> None:
+        """Refuse a setting that would change nothing, and a ranking of snippets that nobody has looked for."""
+        form = prompt.head.reply
+        for name in _OF_SOME_FORMS - prompt.form.settings:
+            if getattr(settings, name) != LLMJudgeSettings.model_fields[name].default:
+                known = ", ".join(sorted(prompt.form.settings))
+                raise ConfigError(f"tier {tier!r}: {name!r} means nothing to a judge of form {form!r}; it has {known}")
+        by_snippets = "show" in prompt.form.settings and settings.show == "snippets"
+        if by_snippets and not any(ANSWER in before.judge.labels for before in self.tiers):
+            raise ConfigError(
+                f"tier {tier!r} ranks by snippets, and no tier before it looks for any: put one with the prompt "
+                "answer-snippet before it, or set show: passages"
+            )
 
     def _check_labels(self, config: Config) -> None:
         """Refuse a label that nobody gives: what it should lead to would silently never happen."""
@@ -70,16 +88,36 @@ class Cascade:
                 if label not in known:
                     raise ConfigError(f"tier {tier.name!r} cannot escalate {label!r}; it gives {', '.join(known)}")
 
-    def judge(self, instance: Instance) -> Asking[list[tuple[Verdict, ...]]]:
-        """All verdicts on each candidate, tier by tier; none for an instance whose subset is left unjudged."""
-        verdicts: list[tuple[Verdict, ...]] = [() for _ in instance.negatives]
+    def first_calls(self, tier: Tier, instance: Instance) -> Sequence[Call]:
+        """What a tier would ask first if every candidate came to it with nothing said about it."""
+        case = self._case(instance)
+        if case.kind is None or not case.candidates:
+            return []
+        try:
+            return next(tier.judge.judge(case, case.kind, range(len(case.candidates))))
+        except StopIteration:
+            return []
+
+    def _case(self, instance: Instance) -> Case:
         kind = self._criteria.kind(instance.subset)
-        candidates: list[int] = list(range(len(instance.negatives))) if kind is not None else []
+        return Case(instance, kind, [() for _ in instance.negatives], [() for _ in instance.positives])
+
+    def judge(self, instance: Instance) -> Asking[Case]:
+        """All verdicts on each candidate, and on each positive where a judge is asked about them, tier by tier; none
+        for an instance whose subset is left unjudged.
+        """
+        case = self._case(instance)
+        candidates: list[int] = list(range(len(instance.negatives)))
         for tier in self.tiers:
-            if kind is None or not candidates:
+            if case.kind is None or not candidates:
                 break
-            found = yield from tier.judge.judge(instance, kind, candidates)
-            for place, verdict in found.items():
-                verdicts[place] += (verdict,)
+            found = yield from tier.judge.judge(case, case.kind, candidates)
+            for verdicts, said in ((case.candidates, found.candidates), (case.positives, found.positives)):
+                for place, verdict in said.items():
+                    verdicts[place] += (verdict,)
             candidates = tier.passes_on(candidates, found)
-        return verdicts
+        return case
+
+
+_OF_SOME_FORMS = frozenset({"samples", "top_logprobs", "orders", "show", "above", "suspect_positive", "max_candidates"})
+"""Settings that only some forms of reply give a meaning to."""

@@ -10,7 +10,17 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from relabel.errors import ConfigError
 from relabel.resources import shipped
@@ -49,8 +59,18 @@ class InputSettings(Settings):
     run: str | None = None
 
 
+_OURS = {"model", "messages", "n", "stream", "max_tokens", "seed", "logprobs", "top_logprobs", "response_format"}
+"""Parts of a request that are set in other ways."""
+
+
 class LLMJudgeSettings(Settings):
-    """A judge that asks a model. Sampling values shape the reply and are part of each request's key."""
+    """A judge that asks a model. Sampling values shape the reply and are part of each request's key.
+
+    Confidence: `top_logprobs` asks for the probabilities of so many tokens in each place, `samples` for as many replies
+    where the server does not give these. For rankings: in how many `orders` the list is shown, what of each passage is
+    shown, and `above` which of several positives a candidate must stand. `suspect_positive` says what a positive
+    without an answer is worth as a yardstick.
+    """
 
     prompt: str
     model: str
@@ -66,13 +86,21 @@ class LLMJudgeSettings(Settings):
     retry_max_tokens: int | None = Field(None, ge=1)
     max_candidates: int = Field(30, ge=1)
     context: int = Field(128_000, ge=256)
+    samples: int = Field(1, ge=1, le=100)
+    top_logprobs: int = Field(0, ge=0, le=20)
+    orders: int = Field(1, ge=1, le=100)
+    show: Literal["snippets", "passages"] = "snippets"
+    above: Literal["best", "any", "all"] = "best"
+    suspect_positive: Literal["rank", "undecided"] = "rank"
 
     @model_validator(mode="after")
     def _sound(self) -> LLMJudgeSettings:
         if max(self.max_tokens or 0, self.retry_max_tokens or 0) >= self.context:
             raise ValueError(f"max_tokens leaves no room for a prompt in a context of {self.context} tokens")
-        if fixed := sorted({"model", "messages", "n", "stream", "max_tokens", "seed"} & self.extra_body.keys()):
+        if fixed := sorted(_OURS & self.extra_body.keys()):
             raise ValueError(f"extra_body may not set {', '.join(fixed)}")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples at temperature 0 are all alike; set a temperature above 0")
         return self
 
     @field_validator("extra_body", mode="before")
@@ -103,10 +131,18 @@ JudgeSettings = Annotated[
 ]
 
 
+def _as_label(given: Any) -> Any:
+    return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+
+Label = Annotated[str, BeforeValidator(_as_label)]
+"""What a judge can say; YAML reads a grade as a number."""
+
+
 class EscalateSettings(Settings):
     """What a tier passes on: candidates with one of these labels ("abstained" is one), alone or with all the others."""
 
-    labels: list[str]
+    labels: list[Label]
     scope: Literal["candidate", "instance"] = "candidate"
 
 
@@ -128,9 +164,9 @@ class CriteriaSettings(Settings):
 class PolicySettings(Settings):
     """Which final labels lead to which decision. See relabel.policy for the rules and their order."""
 
-    relabel: list[str] = []
-    drop: list[str] = []
-    remove: list[str] = []
+    relabel: list[Label] = []
+    drop: list[Label] = []
+    remove: list[Label] = []
     abstained: Literal["keep", "drop"] = "keep"
     max_false_negatives: int | None = Field(None, ge=0)
     min_negatives: int = Field(0, ge=0)

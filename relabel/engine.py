@@ -310,8 +310,10 @@ async def _answer_one(cascade: Cascade, asker: Asker, instance: Instance, progre
             else:
                 replies = await asyncio.gather(*(asker.ask(call) for call in calls))
     except StopIteration as finished:
-        said = [verdict for verdicts in finished.value for verdict in verdicts]
-        progress.instances += all(verdict.abstained != UNANSWERED for verdict in said)
+        case = finished.value
+        said = [verdict for verdicts in case.candidates for verdict in verdicts]
+        anchors = [verdict for verdicts in case.positives for verdict in verdicts]
+        progress.instances += all(verdict.abstained != UNANSWERED for verdict in (*said, *anchors))
         for verdict in said:
             tier = progress.tiers[verdict.tier]
             tier.candidates += 1

@@ -2,13 +2,14 @@
 
 Calls of a tier are counted by rendering its prompts for what reaches it. What reaches a tier is known as far as the
 ledger answers; for the rest, the share that the answered part shows (a pilot: `relabel run --limit 200`) is taken, or
-all of it, as an upper bound, where nothing is answered yet.
+all of it, as an upper bound, where nothing is answered yet: every candidate, and whole passages in the place of
+snippets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from relabel.config import LLMJudgeSettings
@@ -19,10 +20,6 @@ from relabel.records import Call, Instance, Quarantined, Reply, Usage
 
 BYTES_PER_TOKEN = 4.0
 """English text by the usual tokenizers; replaced by what the ledger's replies show once there are any."""
-
-TOKENS_PER_REPLY = 1000
-"""What a listwise reply with its reasoning comes to; replaced likewise. RLHN's recorded replies average 1,000."""
-
 
 PILOT = 20
 """Answered instances from which a tier's escalation rate is taken as measured."""
@@ -43,17 +40,26 @@ class TierEstimate:
 
 
 @dataclass(slots=True)
-class _Count:
-    """What is known of one tier: instances that reach it, those that wait for a reply, and its calls."""
+class _Calls:
+    """Calls and the bytes of their prompts, of so many instances."""
 
     reached: int = 0
-    waiting: int = 0
     calls: int = 0
     size: int = 0
+
+
+@dataclass(slots=True)
+class _Count(_Calls):
+    """What is known of one tier: instances that reach it, those that wait for a reply, its calls, and what they would
+    be at most.
+    """
+
+    waiting: int = 0
     answered: int = 0
     answered_size: int = 0
     prompt: int = 0
     completion: int = 0
+    most: _Calls = field(default_factory=_Calls)
 
 
 def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
@@ -64,15 +70,16 @@ def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
         if not isinstance(record, Quarantined):
             _count(opened, record, ledger, counts)
     prices = Prices(opened.config.prices)
+    forms = {name: opened.cascade.prompts[judge.prompt].form for name, judge in judges.items()}
     found: list[TierEstimate] = []
     before, open_before, basis = _Count(), 0.0, "every instance, counted"
     for name, count in counts.items():
         more, basis = _still_to_come(before, count, open_before) if found else (0.0, basis)
-        pattern = count if count.calls else before
+        pattern = count if count.calls else count.most
         calls = count.calls - count.answered + more * pattern.calls / max(pattern.reached, 1)
         size = count.size - count.answered_size + more * pattern.size / max(pattern.reached, 1)
         tokens_per_byte = count.prompt / count.answered_size if count.prompt else 1 / BYTES_PER_TOKEN
-        tokens_per_reply = count.completion / count.answered if count.completion else TOKENS_PER_REPLY
+        tokens_per_reply = count.completion / count.answered if count.completion else forms[name].tokens
         usage = Usage(round(size * tokens_per_byte), 0, round(calls * tokens_per_reply))
         model = judges[name].model
         cost = prices.cost(model, usage)
@@ -114,6 +121,16 @@ def _count(opened: Opened, instance: Instance, ledger: Ledger | None, counts: di
         for tier, answered in complete.items():
             counts[tier].reached += 1
             counts[tier].waiting += not answered
+    if not all(complete.values()):
+        for later in opened.cascade.tiers:
+            if later.name in counts and later.name not in complete:
+                _add_most(counts[later.name].most, opened.cascade.first_calls(later, instance))
+
+
+def _add_most(most: _Calls, calls: Sequence[Call]) -> None:
+    most.reached += 1
+    most.calls += len(calls)
+    most.size += sum(len(message["content"].encode()) for call in calls for message in call.request.messages)
 
 
 def _add(count: _Count, call: Call, reply: Reply | None) -> None:

@@ -9,22 +9,21 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import orjson
 
-from relabel.arrow import without_pandas
 from relabel.cascade import Cascade
 from relabel.config import PolicySettings
 from relabel.errors import Unfinished
 from relabel.formats import Sink, Source
 from relabel.ledger import Ledger
+from relabel.meter import Meter
 from relabel.policy import decide
-from relabel.records import Call, Instance, Outcome, Quarantined, Reply, Verdict
+from relabel.records import Call, Case, Instance, Outcome, Quarantined, Reply
+from relabel.tables import DECISIONS, POSITIVES, DecisionsWriter, PositivesWriter
 from relabel.tally import Tally
 
-DECISIONS, QUARANTINE = "decisions.parquet", "quarantine.jsonl"
-_ROW_GROUP = 20_000
+QUARANTINE = "quarantine.jsonl"
 
 
 def outcomes(
@@ -32,67 +31,78 @@ def outcomes(
     cascade: Cascade,
     policy: PolicySettings,
     ledger: Ledger,
+    meter: Meter,
     *,
     limit: int | None = None,
     needs_negatives: bool = False,
 ) -> Iterator[Outcome | Quarantined]:
     """Every record of the source in order, decided from what the ledger holds; nothing is sent.
 
-    `needs_negatives` says that the cleaned set's format cannot hold an instance without negatives.
+    `meter` is told of every call. `needs_negatives` says that the cleaned set's format cannot hold an instance without
+    negatives.
     """
     for record in islice(source, limit):
         if isinstance(record, Quarantined):
             yield record
         else:
-            yield decide(policy, record, _judged(cascade, record, ledger), needs_negatives)
+            yield decide(policy, _judged(cascade, record, ledger, meter), needs_negatives)
 
 
-def _judged(cascade: Cascade, instance: Instance, ledger: Ledger) -> list[tuple[Verdict, ...]]:
+def _judged(cascade: Cascade, instance: Instance, ledger: Ledger, meter: Meter) -> Case:
     asking = cascade.judge(instance)
+    meter.begin()
     replies: Sequence[Reply | None] | None = None
     try:
         while True:
             calls: Sequence[Call] = asking.send(replies)  # type: ignore[arg-type]
             replies = [ledger.get(call.request.key) for call in calls]
+            meter.add(calls, replies)
     except StopIteration as finished:
-        return list(finished.value)
+        case: Case = finished.value
+        return case
 
 
 class Derived:
     """The derived files of a run, written side by side under other names and put in place together at the end."""
 
-    def __init__(self, folder: Path, cleaned: Path, sink: Sink) -> None:
-        self._folder = folder
-        self._cleaned = cleaned
+    def __init__(self, folder: Path, cleaned: Path, sink: Sink, *, positives: bool) -> None:
+        """`positives` says whether a judge is asked about these, too."""
         self._sink = sink
         self._decisions = DecisionsWriter(partial_path(folder / DECISIONS))
+        self._positives = PositivesWriter(partial_path(folder / POSITIVES)) if positives else None
         self._quarantine = partial_path(folder / QUARANTINE).open("wb")
+        self._paths = [cleaned, folder / DECISIONS, folder / QUARANTINE]
+        self._paths += [folder / POSITIVES] if positives else []
 
     def write(self, record: Outcome | Quarantined) -> None:
         """Append a record to the files it belongs in."""
         if isinstance(record, Quarantined):
             self._quarantine.write(quarantine_line(record))
-        else:
-            self._sink.write(record)
-            self._decisions.write(record)
+            return
+        self._sink.write(record)
+        self._decisions.write(record)
+        if self._positives is not None:
+            self._positives.write(record)
 
     def finish(self) -> None:
         """Close all files and put them in their places."""
         self._close()
-        for path in (self._cleaned, self._folder / DECISIONS, self._folder / QUARANTINE):
+        for path in self._paths:
             discard(path)
             partial_path(path).replace(path)
 
     def abandon(self) -> None:
         """Close all files and leave nothing of them."""
         self._close()
-        for path in (self._cleaned, self._folder / DECISIONS, self._folder / QUARANTINE):
+        for path in self._paths:
             discard(partial_path(path))
 
     def _close(self) -> None:
         self._sink.close()
         self._decisions.close()
         self._quarantine.close()
+        if self._positives is not None:
+            self._positives.close()
 
 
 def write_all(records: Iterable[Outcome | Quarantined], derived: Derived, *, partial: bool = False) -> Tally:
@@ -111,80 +121,6 @@ def write_all(records: Iterable[Outcome | Quarantined], derived: Derived, *, par
         raise
     derived.finish()
     return tally
-
-
-class DecisionsWriter:
-    """Streams decisions.parquet: one row per candidate, in input order."""
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        without_pandas()
-        text, number = pa.string(), pa.float64()
-        self._schema = pa.schema(
-            [
-                *[(name, text) for name in ("query_id", "docid", "subset")],
-                ("position", pa.int32()),
-                *[(name, text) for name in ("action", "instance_action", "rule", "tier", "label")],
-                ("score", number),
-                *[(name, text) for name in ("evidence", "reason", "verdicts", "instance_rule")],
-                ("mined_score", number),
-                ("line", pa.int64()),
-            ]
-        )
-        self._columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-
-    def write(self, outcome: Outcome) -> None:
-        """Append a row for each of the instance's candidates."""
-        columns, instance, count = self._columns, outcome.instance, len(outcome.decisions)
-        columns["query_id"] += [instance.query_id] * count
-        columns["subset"] += [instance.subset] * count
-        columns["position"] += range(1, count + 1)
-        columns["instance_action"] += [outcome.action] * count
-        columns["instance_rule"] += [outcome.rule] * count
-        columns["line"] += [instance.line] * count
-        columns["docid"] += [passage.docid for passage in instance.negatives]
-        columns["mined_score"] += [passage.score for passage in instance.negatives]
-        columns["action"] += [decision.action for decision in outcome.decisions]
-        columns["rule"] += [decision.rule for decision in outcome.decisions]
-        columns["reason"] += [decision.reason for decision in outcome.decisions]
-        finals = [decision.verdicts[-1] if decision.verdicts else None for decision in outcome.decisions]
-        columns["tier"] += [final and final.tier for final in finals]
-        columns["label"] += [final and final.label for final in finals]
-        columns["score"] += [final and final.score for final in finals]
-        columns["evidence"] += [final and final.evidence for final in finals]
-        said: dict[int, str] = {}
-        for decision in outcome.decisions:
-            found = said.get(id(decision))
-            if found is None:
-                found = said[id(decision)] = verdicts_json(decision.verdicts)
-            columns["verdicts"].append(found)
-        if len(columns["line"]) >= _ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        self._writer.write_table(pa.table(self._columns, schema=self._schema))
-        for column in self._columns.values():
-            column.clear()
-
-    def close(self) -> None:
-        """Write what is left, and the footer."""
-        if self._columns["line"]:
-            self._flush()
-        self._writer.close()
-
-
-def verdicts_json(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts behind a decision as a JSON list, first tier first; what a verdict does not have is left out."""
-    said = []
-    for verdict in verdicts:
-        fields = {name: getattr(verdict, name) for name in Verdict.__slots__}
-        said.append({name: value for name, value in fields.items() if value is not None})
-    return orjson.dumps(said).decode()
 
 
 def quarantine_line(record: Quarantined) -> bytes:

@@ -6,7 +6,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -30,17 +30,20 @@ from relabel.config import (
     yaml_mapping,
 )
 from relabel.errors import ConfigError, InputError
-from relabel.export import DECISIONS, QUARANTINE, discard, outcomes, partial_path
+from relabel.export import QUARANTINE, Derived, discard, outcomes, partial_path
 from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
 from relabel.ledger import Ledger, segments
+from relabel.meter import Meter
 from relabel.records import Outcome, Quarantined
 from relabel.report import PAGE, REPORT
 from relabel.resources import shipped
+from relabel.tables import DECISIONS, POSITIVES
 from relabel.text import without_credentials
 
 CONFIG, REVIEWS = "config.yaml", "reviews.jsonl"
 _CLEANED = tuple(f"cleaned{suffix}" for suffix in (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".hf", ".beir"))
-_OURS = (*_CLEANED, CONFIG, DECISIONS, QUARANTINE, REPORT, PAGE)
+_DERIVED = (DECISIONS, POSITIVES, QUARANTINE)
+_OURS = (*_CLEANED, *_DERIVED, CONFIG, REPORT, PAGE)
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,14 @@ class Opened:
         wanted = self.config.output.format
         return None if wanted in ("same", self.source.format_name) else wanted
 
-    def outcomes(self, ledger: Ledger) -> Iterator[Outcome | Quarantined]:
-        """Every record in order, decided from what the ledger holds."""
+    def outcomes(self, ledger: Ledger, meter: Meter | None = None) -> Iterator[Outcome | Quarantined]:
+        """Every record in order, decided from what the ledger holds; `meter` is told of the calls."""
         return outcomes(
             self.source,
             self.cascade,
             self.config.policy,
             ledger,
+            meter or Meter(),
             limit=self.config.input.limit,
             needs_negatives=needs_negatives(self.converted) if self.converted else self.source.needs_negatives,
         )
@@ -82,6 +86,11 @@ class Opened:
     def sink(self, path: Path) -> Sink:
         """A place for the cleaned set, in the input's format unless another is asked for."""
         return open_sink(path, self.converted) if self.converted else self.source.sink(path)
+
+    def derived(self) -> Derived:
+        """The derived files, to be written."""
+        sink = self.sink(partial_path(self.cleaned))
+        return Derived(self.folder, self.cleaned, sink, positives=self.cascade.judges_positives)
 
 
 def open_run(config: Config) -> Opened:
@@ -158,8 +167,9 @@ def with_options(config: Config, limit: int | None, output: str | Path | None) -
 
 
 def derived_files(opened: Opened) -> list[Path]:
-    """The cleaned set, the decisions and the quarantine."""
-    return [opened.cleaned, opened.folder / DECISIONS, opened.folder / QUARANTINE]
+    """The cleaned set, the decisions, the positives where they are judged, and the quarantine."""
+    names = [name for name in _DERIVED if name != POSITIVES or opened.cascade.judges_positives]
+    return [opened.cleaned, *(opened.folder / name for name in names)]
 
 
 def is_within(path: Path, place: Path) -> bool:
@@ -181,11 +191,11 @@ def guard(folder: Path, given: InputSettings) -> None:
         raise ConfigError(f"{folder}: holds {names}, which no run wrote; name another folder, or move them away")
 
 
-def discard_derived(folder: Path, *, but: Path | None = None) -> None:
+def discard_derived(folder: Path, *, but: Collection[Path] = ()) -> None:
     """Remove what another state of the run derived, so that nothing stale lies beside a run that does not finish."""
-    for name in (*_CLEANED, DECISIONS, QUARANTINE, REPORT, PAGE):
+    for name in (*_CLEANED, *_DERIVED, REPORT, PAGE):
         discard(partial_path(folder / name))
-        if but is None or (name in _CLEANED and folder / name != but):
+        if folder / name not in but:
             discard(folder / name)
 
 

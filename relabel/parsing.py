@@ -1,19 +1,24 @@
-"""Reply text -> labels, or the reason why there are none. Pure, and strict: a reply that is not wholly understood
-says nothing about any candidate.
+"""Reply text -> what it says of each passage, or the reason why it says nothing. Pure, and strict: a reply that is not
+wholly understood says nothing about any candidate.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
-from relabel.records import Reply
-
-BETTER, WORSE, IRRELEVANT = "better", "worse", "irrelevant"
-RLHN_LABELS = (BETTER, WORSE, IRRELEVANT)
+from relabel.confidence import label_mass
+from relabel.forms import ANSWER, BETTER, FORMS, IRRELEVANT, NO_ANSWER, WORSE
+from relabel.grounding import locate
+from relabel.records import Passage, Reply, ScoreKind
+from relabel.text import well_formed
 
 _VERDICT = re.compile(r"\s*<better>([^<]*)</better>[\s,]*<worse>([^<]*)</worse>\s*")
 _LIST = re.compile(r"([^\[\]]*)\[([^\[\]]*)\][\s.,]*")
+_THOUGHTS = ("think", "thinking", "thought", "reasoning", "reflection", "scratchpad", "preference")
 _DOC = re.compile(r"Doc \((0|[1-9][0-9]{0,5})\)")
 _DIGIT = re.compile(r"\d")
 _DENIALS = {
@@ -23,7 +28,12 @@ _DENIALS = {
 _FINISHES = {"max_tokens": "length", "model_length": "length", "safety": "content_filter"}
 """Other servers' words for why a reply ended."""
 
-_THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+_THINK_ENDS = re.compile(r"</think>", re.IGNORECASE)
+_ANY_THINKING_ENDS = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_CODE_FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(.*)\n```\Z", re.DOTALL | re.IGNORECASE)
+_FIRST_KEY = re.compile(r'\s*\{\s*"[^"\\]*"\s*:')
+_SHOWN = 200
+"""Letters of a faulty reply that an abstention quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,21 @@ class Abstained:
 
     reason: str
     found: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one reply says of one passage: a label, with how sure it is and what it quotes.
+
+    `offset` is that of the evidence in the passage's text; None if the title says it.
+    """
+
+    label: str
+    evidence: str | None = None
+    offset: int | None = None
+    score: float | None = None
+    score_kind: ScoreKind | None = None
+    outside: float | None = None
 
 
 def unusable(reply: Reply) -> Abstained | None:
@@ -57,7 +82,7 @@ def parse_rlhn(reply: Reply, candidates: int) -> list[str] | Abstained:
     """
     if (reason := unusable(reply)) is not None:
         return reason
-    blocks = _verdict_of(_THINKING.sub("", reply.text, count=1))
+    blocks = _verdict_of(reply.text[_thought(reply.text, _THINK_ENDS) :])
     if isinstance(blocks, Abstained):
         return blocks
     labels = [IRRELEVANT] * candidates
@@ -73,6 +98,12 @@ def parse_rlhn(reply: Reply, candidates: int) -> list[str] | Abstained:
                 return Abstained("repeated_id" if twice else "contradiction", f"Doc ({number})")
             labels[number - 1] = label
     return labels
+
+
+def _thought(text: str, ends: re.Pattern[str]) -> int:
+    """Where the thinking ends that a reasoning model begins with; some servers swallow the tag that opens it."""
+    end = ends.search(text)
+    return end.end() if end else 0
 
 
 def _verdict_of(text: str) -> tuple[str, str] | Abstained:
@@ -95,7 +126,8 @@ def _verdict_of(text: str) -> tuple[str, str] | Abstained:
 
 def _unclosed(text: str) -> bool:
     """Whether thinking begins in a text that does not end there."""
-    return any(text.count(f"<{tag}>") != text.count(f"</{tag}>") for tag in ("think", "thinking", "preference"))
+    lowered = text.lower()
+    return any(lowered.count(f"<{tag}>") != lowered.count(f"</{tag}>") for tag in _THOUGHTS)
 
 
 def _documents(block: str, denial: re.Pattern[str]) -> list[int] | Abstained:
@@ -118,3 +150,153 @@ def _documents(block: str, denial: re.Pattern[str]) -> list[int] | Abstained:
     if None in numbers:
         return Abstained("malformed", found[2].strip()[:80])
     return [int(number[1]) for number in numbers if number]
+
+
+def parse_answer(reply: Reply, passage: Passage) -> Opinion | Abstained:
+    """Whether the passage holds an answer, by the verbatim span that the reply quotes from it.
+
+    Source: ARHN, arXiv 2604.11092, stage 1. A span that the passage does not hold is no evidence: "ungrounded".
+    """
+    found = _object(reply, "answer-snippet")
+    if isinstance(found, Abstained):
+        return found
+    answer = found.said["answer"]
+    if answer is None:
+        return _sure(reply, found, NO_ANSWER, Opinion(NO_ANSWER))
+    if not isinstance(answer, str):
+        return _malformed(reply)
+    return _grounded(reply, found, ANSWER, answer, passage)
+
+
+def parse_grade(reply: Reply) -> Opinion | Abstained:
+    """The grade, "0" to "3", on the scale of UMBRELA (arXiv 2406.06519)."""
+    found = _object(reply, "graded")
+    if isinstance(found, Abstained):
+        return found
+    grade = found.said["grade"]
+    if type(grade) is not int or str(grade) not in FORMS["graded"].labels:
+        return _malformed(reply)
+    return _sure(reply, found, str(grade), Opinion(str(grade)))
+
+
+def parse_versus(reply: Reply, passage: Passage) -> Opinion | Abstained:
+    """How the passage compares with the positives: "better", "equal", "worse", or "irrelevant".
+
+    Evidence that is quoted must stand in the passage; of an irrelevant one none is asked.
+    """
+    found = _object(reply, "versus-positive")
+    if isinstance(found, Abstained):
+        return found
+    label, evidence = found.said["verdict"], found.said["evidence"]
+    if not isinstance(label, str) or label not in FORMS["versus-positive"].labels or not isinstance(evidence, str):
+        return _malformed(reply)
+    if label == IRRELEVANT or not evidence.strip():
+        return _sure(reply, found, label, Opinion(label))
+    return _grounded(reply, found, label, evidence, passage)
+
+
+def parse_ranking(reply: Reply, shown: int, needed: Collection[int]) -> list[int | None] | Abstained:
+    """The place of each shown passage, the first passage's first: 0 for the most direct answer, None if it is left out.
+
+    `needed` are the numbers, from 1, of the passages (the positives) without which the ranking says nothing. Source:
+    ARHN, arXiv 2604.11092, stage 2; nothing that the model left out is put in.
+    """
+    found = _object(reply, "answer-ranking")
+    if isinstance(found, Abstained):
+        return found
+    ranking = found.said["ranking"]
+    if not isinstance(ranking, list) or any(type(number) is not int for number in ranking):
+        return _malformed(reply)
+    places: list[int | None] = [None] * shown
+    for place, number in enumerate(ranking):
+        if not 1 <= number <= shown:
+            return Abstained("unknown_id", f"{number} of {shown}"[:_SHOWN])
+        if places[number - 1] is not None:
+            return Abstained("repeated_id", str(number))
+        places[number - 1] = place
+    if missing := [number for number in sorted(needed) if places[number - 1] is None]:
+        return Abstained("no_positive", f"the positive stands under {missing[0]}")
+    return places
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A reply's JSON object, and where in the reply's text its first value begins."""
+
+    said: dict[str, Any]
+    value: int | None
+
+
+def _object(reply: Reply, form: str) -> _Found | Abstained:
+    """The one JSON object that a reply consists of, thinking and a code fence aside, if it has the form's keys."""
+    if (reason := unusable(reply)) is not None:
+        return reason
+    properties = FORMS[form].properties or {}
+    start, content = json_of(reply.text)
+    said = read_object(content, properties)
+    if said is None:
+        return _malformed(reply)
+    first = _FIRST_KEY.match(content)
+    ordered = first is not None and next(iter(said)) == next(iter(properties))
+    return _Found(said, start + first.end() if first is not None and ordered else None)
+
+
+def json_of(text: str) -> tuple[int, str]:
+    """Where in a reply its JSON begins, and the JSON: what is left without thinking and without a code fence."""
+    start = 0 if text.lstrip().startswith(("{", "```")) else _thought(text, _ANY_THINKING_ENDS)
+    rest = text[start:]
+    start += len(rest) - len(rest.lstrip())
+    fenced = _CODE_FENCE.match(rest.strip())
+    return (start + fenced.start(1), fenced[1]) if fenced else (start, rest.strip())
+
+
+def read_object(content: str, keys: Collection[str]) -> dict[str, Any] | None:
+    """A JSON object with just these keys, each once; None for anything else."""
+    try:
+        said = json.loads(content, object_pairs_hook=_once, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) and said.keys() == set(keys) else None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    said = dict(pairs)
+    if len(said) < len(pairs):
+        raise ValueError("a key stands twice")
+    return said
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _malformed(reply: Reply) -> Abstained:
+    _, content = json_of(reply.text)
+    return Abstained("malformed", well_formed(" ".join(content.split())[:_SHOWN]))
+
+
+def _grounded(reply: Reply, found: _Found, label: str, span: str, passage: Passage) -> Opinion | Abstained:
+    """The opinion that rests on a quoted span, if the passage holds it."""
+    if (place := locate(span, passage.text)) is not None:
+        return _sure(reply, found, label, Opinion(label, place[1], place[0]))
+    if (place := locate(span, passage.title)) is not None:
+        return _sure(reply, found, label, Opinion(label, place[1]))
+    return Abstained("ungrounded", well_formed(span[:_SHOWN]))
+
+
+def _spellings(form_labels: Collection[str]) -> dict[str, str]:
+    """How a JSON value begins for each label."""
+    if ANSWER in form_labels:
+        return {ANSWER: '"', NO_ANSWER: "null"}
+    return {label: label if label.isdigit() else f'"{label}"' for label in form_labels}
+
+
+def _sure(reply: Reply, found: _Found, label: str, opinion: Opinion) -> Opinion:
+    """The opinion with the probability of its label, where the server gives those of tokens."""
+    if reply.logprobs is None or found.value is None:
+        return opinion
+    form = next(form for form in FORMS.values() if form.properties and form.properties.keys() == found.said.keys())
+    mass = label_mass(reply.logprobs, reply.text, found.value, _spellings(form.labels), label)
+    if mass is None:
+        return opinion
+    return Opinion(label, opinion.evidence, opinion.offset, mass.score, "logprobs", mass.outside)

@@ -8,13 +8,12 @@ For an instance: false-negatives-remove, too-many-false-negatives, too-few-negat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from relabel.config import PolicySettings
-from relabel.records import UNANSWERED, Action, Decision, Instance, Outcome, Verdict
+from relabel.records import UNANSWERED, Action, Case, Decision, Instance, Outcome, Verdicts
 
-Verdicts = tuple[Verdict, ...]
 CandidateRule = Callable[[PolicySettings, Verdicts], Decision | None]
 
 
@@ -60,20 +59,18 @@ def no_objection(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
 CANDIDATE_RULES: tuple[CandidateRule, ...] = (unanswered, unjudged, undecided, by_label, no_objection)
 
 
-def decide(
-    policy: PolicySettings, instance: Instance, verdicts: Sequence[Verdicts], needs_negatives: bool = False
-) -> Outcome:
+def decide(policy: PolicySettings, case: Case, needs_negatives: bool = False) -> Outcome:
     """The outcome of an instance. `needs_negatives` says that its format cannot hold one without negatives."""
     cache: dict[Verdicts, Decision] = {}
     decisions = []
-    for said in verdicts:
+    for said in case.candidates:
         decision = cache.get(said)
         if decision is None:
             decision = cache[said] = _candidate(policy, said)
         decisions.append(decision)
-    if any(verdicts):  # what is left unjudged is left alone
-        decisions = _alike(instance, decisions)
-    outcome = Outcome(instance, "keep", "keep", tuple(decisions))
+    if any(case.candidates):  # what is left unjudged is left alone
+        decisions = _alike(case.instance, decisions)
+    outcome = Outcome(case.instance, "keep", "keep", tuple(decisions), tuple(case.positives))
     rule = _instance_rule(policy, outcome, needs_negatives)
     return replace(outcome, action="remove", rule=rule) if rule else outcome
 

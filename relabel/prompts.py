@@ -1,7 +1,7 @@
 """Prompts are files: what they are for, their variables, their reply's form, their criteria, and their words.
 
 A prompt is checked when it is loaded, before anything is sent: unknown keys, variables that are declared and not used
-or used and not declared, a reply form that no parser reads.
+or used and not declared, texts that it does not show, a form of reply that it does not ask for.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 from jinja2 import meta
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from relabel.config import CriteriaSettings, Settings, parse, read_yaml, yaml_mapping
 from relabel.errors import ConfigError
+from relabel.forms import FORMS, Form
 from relabel.records import Passage
 from relabel.resources import shipped
 
@@ -30,8 +31,20 @@ _ENVIRONMENT = jinja2.Environment(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
 )
 
-_CHAT_TOKENS = ("s", "bos", "eos", "think", "start_of_turn", "end_of_turn")
 _TAG = re.compile(r"</?([a-z][a-z0-9_-]*)>", re.IGNORECASE)
+_CHAT_TAGS = (
+    *("s", "bos", "eos", "pad", "unk", "sop", "eop", "think", "thinking"),
+    *("start_of_turn", "end_of_turn", "im_start", "im_end", "tool_call", "tool_response"),
+)
+"""Names that chat templates put in angle brackets."""
+
+_CHAT_BRACKETS = (
+    r"(?=\s{0,8}/?\s{0,8}(?:inst|sys|system_prompt|available_tools|tool_calls|tool_results|gmask)\s{0,8}\])"
+)
+"""What they put in square brackets: [INST], [/INST] and their kind."""
+
+_OPENING = "<＜﹤〈"
+_INVISIBLE = "[\u00ad\u200b-\u200f\u2060\ufeff]{0,4}"
 
 
 class Head(Settings):
@@ -40,10 +53,16 @@ class Head(Settings):
     name: str
     version: int
     purpose: str
-    form: Literal["listwise"]
-    reply: Literal["rlhn"]
+    reply: str
     variables: list[str]
     criteria: dict[str, str] = Field(min_length=1)
+
+    @field_validator("reply")
+    @classmethod
+    def _known_form(cls, given: str) -> str:
+        if given not in FORMS:
+            raise ValueError(f"found {given!r}, expected one of {', '.join(FORMS)}")
+        return given
 
 
 @dataclass(frozen=True)
@@ -62,10 +81,24 @@ class Prompt:
         """How ledgers and reports name it: name, version and content."""
         return f"{self.head.name}@{self.head.version}#{self.hash}"
 
+    @property
+    def form(self) -> Form:
+        """The form of the reply that it asks for."""
+        return FORMS[self.head.reply]
+
+    @cached_property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema to send along, under the prompt's own name; None where the reply is no JSON."""
+        return self.form.schema(re.sub(r"[^A-Za-z0-9]+", "_", self.head.name)[:64])
+
     def messages(
         self, kind: str, query: str, positives: Sequence[Passage], candidates: Sequence[Passage]
     ) -> tuple[dict[str, str], ...]:
-        """The prompt for one query, its passages numbered from 1 on each side and every text fenced."""
+        """The prompt for one query, its passages numbered from 1 on each side and every text fenced.
+
+        Instructions come first, then the query and what it shows of the positives, then the candidates, so that
+        servers need read only once what the calls of a query have in common.
+        """
         system = self._rendered.get(kind)
         if system is None:
             criteria = self.head.criteria.get(kind, kind).strip()
@@ -77,6 +110,10 @@ class Prompt:
         }
         return ({"role": "system", "content": system}, {"role": "user", "content": self._user.render(shown)})
 
+    def bytes_of(self, text: str) -> int:
+        """How much of a prompt a text takes up, fenced."""
+        return len(fence(text, self._lookalikes).encode())
+
     def _shown(self, passages: Sequence[Passage]) -> list[tuple[int, str, str]]:
         """(number, title, text) of each passage as the prompt shows it, fenced."""
         lookalikes = self._lookalikes
@@ -84,16 +121,24 @@ class Prompt:
 
 
 def delimiters(words: str) -> re.Pattern[str]:
-    """What a text must not hold if it is to stay within its fence: the `<` of any tag that the prompt's words use, and
-    of chat-template tokens (`<|…|>`, `<start_of_turn>`), upper or lower case, with a little white space or none.
+    """What a text must not hold if it is to stay within its fence: the first letter of whatever looks like a tag that
+    the prompt's words use, or like a token of a chat template (`<|…|>`, `<start_of_turn>`, `[INST]`, `<<SYS>>`), upper
+    or lower case, full-width or not, with a little white space or invisible characters between or none.
     """
-    names = sorted({name.lower() for name in _TAG.findall(words)} | {*_CHAT_TOKENS})
-    return re.compile(rf"<(?=\s{{0,8}}/?\s{{0,8}}(?:{'|'.join(map(re.escape, names))})\b)|<(?=\|)", re.IGNORECASE)
+    names = sorted({name.lower() for name in _TAG.findall(words)} | {*_CHAT_TAGS})
+    spelled = "|".join(_INVISIBLE.join(map(re.escape, name)) for name in names)
+    gap = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]{0,8}"
+    return re.compile(
+        rf"[{_OPENING}](?={gap}[/／]?{gap}(?:{spelled})\b)|[{_OPENING}](?={gap}[|｜])|<(?=</?sys>>)|\[{_CHAT_BRACKETS}",
+        re.IGNORECASE,
+    )
 
 
 def fence(text: str, lookalikes: re.Pattern[str]) -> str:
-    """The text, unable to end its fence: the `<` of look-alike delimiters becomes `&lt;`, all else is verbatim."""
-    return lookalikes.sub("&lt;", text) if "<" in text else text
+    """The text, unable to end its fence: look-alike delimiters are escaped (`&lt;`, `&lsqb;`), all else is verbatim."""
+    if "<" not in text and "[" not in text and text.isascii():
+        return text
+    return lookalikes.sub(lambda found: "&lsqb;" if found[0] == "[" else "&lt;", text)
 
 
 def load_prompt(name: str) -> Prompt:
@@ -118,43 +163,38 @@ def load_prompt(name: str) -> Prompt:
     return prompt
 
 
-_REPLY_WORDS = {"rlhn": ("<verdict>", "<better>", "<worse>", "Doc (")}
-"""What a prompt must say for its reply to have the form that the parser reads."""
-
-
 def _check_words(path: Path, prompt: Prompt) -> None:
     """Render the prompt once, and refuse one that does not show what it is given or ask for what is parsed."""
-    shown = {name: f"~{name}~" for name in ("query", "positive", "candidate one", "candidate two")}
-    positive, *candidates = (Passage(text, "", text) for name, text in shown.items() if name != "query")
+    lists = "max_candidates" in prompt.form.settings
+    positives = [Passage("p", "", "~the positive~")] if prompt.form.positives else []
+    candidates = [Passage("n", "", f"~candidate {name}~") for name in (("one", "two") if lists else ("one",))]
     kind = next(iter(prompt.head.criteria))
     try:
-        said = "\n".join(m["content"] for m in prompt.messages(kind, shown["query"], [positive], candidates))
+        said = "\n".join(m["content"] for m in prompt.messages(kind, "~the query~", positives, candidates))
     except (jinja2.TemplateError, TypeError, ValueError, AttributeError) as fault:
         raise ConfigError(f"{path}: the prompt cannot be rendered: {fault}") from None
-    for name, text in shown.items():
+    for text in ("~the query~", *(passage.text for passage in (*positives, *candidates))):
         if text not in said:
-            raise ConfigError(f"{path}: the prompt does not show the {name}'s text")
+            raise ConfigError(f"{path}: the prompt does not show the text of {text.strip('~')}")
     for number, candidate in enumerate(candidates, 1):
         if re.findall(r"\d+", said[: said.index(candidate.text)])[-1:] != [str(number)]:
             raise ConfigError(f"{path}: the last number before candidate {number}'s text is not {number}")
-    if missing := [words for words in _REPLY_WORDS[prompt.head.reply] if words not in said]:
+    if missing := [words for words in prompt.form.words if words not in said]:
         raise ConfigError(f"{path}: a reply of form {prompt.head.reply!r} must be asked for; not found: {missing[0]}")
 
 
-_GIVEN = {"system": {"criteria"}, "user": {"query", "positives", "candidates"}}
-"""What each part of a prompt may show. The system part is the same for all queries of a kind, so servers cache it."""
-
-
 def _check_variables(path: Path, head: Head, system: str, user: str) -> None:
+    """The system part is the same for all queries of a kind; the user part is given what the form's judge shows."""
+    shown = {"query", "candidates"} | ({"positives"} if FORMS[head.reply].positives else set())
     used: set[str] = set()
-    for part, words in (("system", system), ("user", user)):
+    for part, words, given in (("system", system, {"criteria"}), ("user", user, shown)):
         try:
             found = meta.find_undeclared_variables(_ENVIRONMENT.parse(words))
         except jinja2.TemplateSyntaxError as fault:
             raise ConfigError(f"{path}: ## {part}, line {fault.lineno}: {fault.message}") from None
-        if unknown := found - _GIVEN[part]:
-            given = ", ".join(sorted(_GIVEN[part]))
-            raise ConfigError(f"{path}: ## {part} uses {', '.join(sorted(unknown))}; it is given {given}")
+        if unknown := found - given:
+            names = ", ".join(sorted(given))
+            raise ConfigError(f"{path}: ## {part} uses {', '.join(sorted(unknown))}; it is given {names}")
         used |= found
     declared = set(head.variables)
     if used != declared:

@@ -100,12 +100,21 @@ class Usage:
     completion: int = 0
 
 
+class Token(NamedTuple):
+    """A token of a reply, its natural log probability, and the most likely tokens in its place with theirs."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came back for a request, raw.
 
     `status` is "ok" for a completion (whatever its finish_reason) and "refused" when the server would not answer this
-    very request (context length, content filter); then `text` is empty and `error` says why.
+    very request (context length, content filter); then `text` is empty and `error` says why. `logprobs` are there if
+    they were asked for and the server gave them.
     """
 
     status: Literal["ok", "refused"]
@@ -119,6 +128,7 @@ class Reply:
     dialect: str = ""
     usage: Usage = Usage()
     seconds: float = 0.0
+    logprobs: tuple[Token, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +153,20 @@ Whoever drives it decides where replies come from: the ledger, a server, a batch
 """
 
 
+ScoreKind = Literal["similarity", "logprobs", "samples", "orders"]
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one judge says of one candidate: a `label`, or none and the reason why it `abstained`."""
+    """What one judge says of one passage: a `label`, or none and the reason why it `abstained`.
+
+    What the `score` is, `score_kind` says: how near a screen found the passage to its yardstick ("similarity"; above 1
+    if nearer than a positive); or, in [0, 1], the probability of the label by its tokens' ("logprobs"; `outside` is the
+    mass that no label accounts for), or the share of `samples` or `orders` that agree on it, whose `votes` are counted
+    by label or reason of abstention. `evidence` is what the passage says, `offset` where in its text that stands
+    (0-based, in characters), or where the judged window of a long passage begins. `key` names the reply that decided,
+    `keys` all where there are several.
+    """
 
     tier: str
     judge: str
@@ -153,8 +174,13 @@ class Verdict:
     label: str | None
     abstained: str | None = None
     score: float | None = None
+    score_kind: ScoreKind | None = None
+    outside: float | None = None
+    votes: Mapping[str, int] | None = None
     evidence: str | None = None
+    offset: int | None = None
     key: str | None = None
+    keys: tuple[str, ...] | None = None
 
     def __hash__(self) -> int:
         return hash((self.key, self.label))
@@ -164,6 +190,23 @@ UNANSWERED = "unanswered"
 """The reason of a verdict that waits for a reply which is not in the ledger yet."""
 
 
+Verdicts = tuple[Verdict, ...]
+"""All that was said of one passage, first tier first."""
+
+
+@dataclass(slots=True)
+class Case:
+    """An instance under judgement, with what has been said so far of its candidates and, by some judges, its positives.
+
+    `kind` names the criteria of its subset; None leaves it unjudged.
+    """
+
+    instance: Instance
+    kind: str | None
+    candidates: list[Verdicts]
+    positives: list[Verdicts]
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What becomes of one candidate, the rule that said so, and the verdicts it rests on."""
@@ -171,22 +214,21 @@ class Decision:
     action: Action
     rule: str
     reason: str
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: Verdicts = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An instance with what was decided about it: one decision per candidate, in order, and one for the whole."""
+    """An instance with what was decided about it: one decision per candidate, in order, and one for the whole.
+
+    `positives` are the verdicts on its positives, in order, where a judge was asked about them.
+    """
 
     instance: Instance
     action: InstanceAction
     rule: str
     decisions: tuple[Decision, ...]
-
-    @property
-    def complete(self) -> bool:
-        """Whether no verdict is still waiting for its reply."""
-        return all(v.abstained != UNANSWERED for d in self.decisions for v in d.verdicts)
+    positives: tuple[Verdicts, ...] = ()
 
     def places(self, action: Action) -> list[int]:
         """The 0-based places of the candidates with this action."""

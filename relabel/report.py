@@ -12,12 +12,13 @@ import orjson
 from relabel.config import Config
 from relabel.costs import Prices
 from relabel.ledger import Ledger
+from relabel.meter import Meter
 from relabel.tally import Tally
 
 REPORT, PAGE = "report.json", "report.html"
 
 
-def build_report(config: Config, tally: Tally, ledger: Ledger) -> dict[str, Any]:
+def build_report(config: Config, tally: Tally, meter: Meter, ledger: Ledger) -> dict[str, Any]:
     """The numbers of a run. A model without a price has no cost (null); a folder without replies of its own shows what
     those that it reads have cost.
     """
@@ -37,11 +38,19 @@ def build_report(config: Config, tally: Tally, ledger: Ledger) -> dict[str, Any]
     ]
     costs: list[float | None] = [one["usd"] for one in spent]
     return {
-        **tally.as_dict(),
+        **counts(tally, meter),
         "spent": spent,
         "usd": None if None in costs else _rounded(sum(cost or 0.0 for cost in costs)),
         "mixed": mixed(ledger),
     }
+
+
+def counts(tally: Tally, meter: Meter) -> dict[str, Any]:
+    """What was decided, and what each tier said and took; all of it derived from source, config and replies."""
+    found = tally.as_dict()
+    for name, tier in found["tiers"].items():
+        tier |= meter.as_dict(name)
+    return found
 
 
 def mixed(ledger: Ledger) -> dict[str, dict[str, list[str]]]:

@@ -19,7 +19,7 @@ from relabel.config import Config, LedgerSettings, LLMJudgeSettings, load_config
 from relabel.costs import Prices
 from relabel.engine import Asker, Progress, Stop, TierProgress, Watch, answer, interruptible, watched
 from relabel.errors import ConfigError, InputError, RunStopped
-from relabel.export import QUARANTINE, Derived, discard, partial_path, write_all
+from relabel.export import QUARANTINE, discard, partial_path, write_all
 from relabel.folder import (
     Opened,
     derived_files,
@@ -42,7 +42,8 @@ from relabel.formats import FILES
 from relabel.judges import Retry
 from relabel.ledger import Ledger, segments
 from relabel.log import Log
-from relabel.report import build_report, read_report, write_report
+from relabel.meter import Meter
+from relabel.report import PAGE, REPORT, build_report, read_report, write_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +143,17 @@ def _make(folder: Path) -> None:
 
 def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str, Any]:
     """Write all derived files of a run into its folder, from its ledger alone. Raises Unfinished."""
-    records = opened.outcomes(ledger)
-    cleaned = opened.cleaned
-    discard(partial_path(cleaned))
-    derived = Derived(opened.folder, cleaned, opened.sink(partial_path(cleaned)))
-    tally = write_all(records, derived, partial=partial)
-    report = build_report(opened.config, tally, ledger)
+    meter = Meter()
+    discard(partial_path(opened.cleaned))
+    tally = write_all(opened.outcomes(ledger, meter), opened.derived(), partial=partial)
+    report = build_report(opened.config, tally, meter, ledger)
     report["source"] = source_of(opened)
     report["judges"] = judges_of(opened)
     report["policy"] = opened.config.policy.model_dump(mode="json")
     report["files"] = {path.name: size_of(path) for path in derived_files(opened)}
     report["fingerprint"] = fingerprint_of(opened, ledger)
     write_report(opened.folder, report, opened.folder.name)
-    discard_derived(opened.folder, but=cleaned)
+    discard_derived(opened.folder, but=(*derived_files(opened), opened.folder / REPORT, opened.folder / PAGE))
     return report
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from rapidfuzz import fuzz, utils
 
 from relabel.config import ScreenSettings
-from relabel.records import Asking, Instance, Passage, Verdict
+from relabel.judges import Found
+from relabel.records import Asking, Case, Instance, Passage, Verdict
 
 CLEAR = "clear"
 
@@ -26,9 +27,9 @@ class Screen:
         self._label, self._score = _SCREENS[settings.screen]
         self.labels: Sequence[str] = (self._label, CLEAR)
 
-    def judge(self, instance: Instance, kind: str, candidates: Sequence[int]) -> Asking[dict[int, Verdict]]:
+    def judge(self, case: Case, kind: str, candidates: Sequence[int]) -> Asking[Found]:
         """Asks nobody."""
-        return self._verdicts(instance, candidates)
+        return Found(self._verdicts(case.instance, candidates), {})
         yield []
 
     def _verdicts(self, instance: Instance, candidates: Sequence[int]) -> dict[int, Verdict]:
@@ -36,7 +37,9 @@ class Screen:
         for place in candidates:
             score = self._score(instance, instance.negatives[place])
             label = self._label if score >= self._threshold else CLEAR
-            verdicts[place] = Verdict(self._tier, self._name, None, label, score=round(score, 6))
+            verdicts[place] = Verdict(
+                self._tier, self._name, None, label, score=round(score, 6), score_kind="similarity"
+            )
         return verdicts
 
 

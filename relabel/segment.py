@@ -17,7 +17,7 @@ import orjson
 import zstandard
 
 from relabel.errors import LedgerError
-from relabel.records import Call, Reply, Usage
+from relabel.records import Call, Reply, Token, Usage
 
 SCHEMA = 1
 _LEVEL = 3
@@ -38,7 +38,7 @@ CREATE TABLE reply (
     at REAL NOT NULL,            -- unix time
     seconds REAL NOT NULL,       -- from sending to the last byte
     dictionary INTEGER NOT NULL, -- dictionary.id, 0 for none
-    body BLOB NOT NULL,          -- zstd of JSON: text, refusal, reasoning, error
+    body BLOB NOT NULL,          -- zstd of JSON: text, refusal, reasoning, error, logprobs
     digest BLOB NOT NULL         -- 8 bytes over the key, the context's content and the reply, 4 over at and body
 );
 CREATE UNIQUE INDEX reply_key ON reply(key);
@@ -161,6 +161,7 @@ class Segment:
             circumstances["dialect"],
             Usage(prompt, cached, completion),
             seconds,
+            _tokens(body.get("logprobs")),
         )
 
     def _context(self, identity: int) -> dict[str, Any]:
@@ -206,8 +207,8 @@ class Segment:
 
     def _row(self, entry: Entry) -> tuple[Any, ...]:
         reply, usage, key = entry.reply, entry.reply.usage, bytes.fromhex(entry.call.request.key)
-        texts = {"text": reply.text, "refusal": reply.refusal, "reasoning": reply.reasoning, "error": reply.error}
-        body = orjson.dumps({name: value for name, value in texts.items() if value is not None})
+        texts = {name: getattr(reply, name) for name in ("text", "refusal", "reasoning", "error", "logprobs")}
+        body = orjson.dumps({name: value for name, value in texts.items() if value is not None}, default=tuple)
         said = (reply.status, reply.finish_reason, usage.prompt, usage.cached, usage.completion, float(reply.seconds))
         content, at, packed = _circumstances(entry), time.time(), self._compressor.compress(body)
         digest = _digest(key, content, said, body) + _checksum(at, packed)
@@ -314,6 +315,12 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
         db.close()  # a read-only disk has no room for SQLite's own notes
         db = sqlite3.connect(address + "&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
     return db
+
+
+def _tokens(stored: Any) -> tuple[Token, ...] | None:
+    if stored is None:
+        return None
+    return tuple(Token(text, logprob, tuple(map(tuple, top))) for text, logprob, top in stored)
 
 
 def _circumstances(entry: Entry) -> str:

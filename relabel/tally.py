@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from relabel.records import UNANSWERED, Decision, Outcome, Quarantined, Verdict
+from relabel.forms import NO_ANSWER
+from relabel.records import UNANSWERED, Decision, Outcome, Quarantined, Verdict, Verdicts
 
 _NUMBER = re.compile(r"\d+")
 
@@ -20,6 +21,7 @@ class SubsetTally:
     candidates: Counter[str] = field(default_factory=Counter)
     changed: int = 0
     undecided: int = 0
+    suspect_positives: int = 0
 
 
 @dataclass(slots=True)
@@ -30,6 +32,7 @@ class TierTally:
     labels: Counter[str] = field(default_factory=Counter)
     abstained: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -41,6 +44,7 @@ class Tally:
     rules: Counter[str] = field(default_factory=Counter)
     instance_rules: Counter[str] = field(default_factory=Counter)
     quarantined: Counter[str] = field(default_factory=Counter)
+    positives: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
 
     def add(self, record: Outcome | Quarantined) -> None:
@@ -56,6 +60,8 @@ class Tally:
         decisions = {id(decision): decision for decision in record.decisions}
         for decision, count in Counter(map(id, record.decisions)).items():
             self._add_decision(subset, decisions[decision], count)
+        for verdicts in record.positives:
+            self._add_positive(subset, verdicts)
 
     def _add_decision(self, subset: SubsetTally, decision: Decision, count: int) -> None:
         """Count a decision that so many candidates of an instance share."""
@@ -67,11 +73,26 @@ class Tally:
         if decision.verdicts and decision.verdicts[-1].abstained == UNANSWERED:
             self.unanswered += count
 
+    def _add_positive(self, subset: SubsetTally, verdicts: Verdicts) -> None:
+        if not verdicts:
+            return
+        if verdicts[-1].abstained == UNANSWERED:
+            self.unanswered += 1
+            return
+        suspect = is_suspect(verdicts)
+        self.positives["judged"] += 1
+        self.positives["suspect" if suspect else "abstained" if suspect is None else "sound"] += 1
+        subset.suspect_positives += bool(suspect)
+
     def _add_verdict(self, verdict: Verdict, count: int) -> None:
         tier = self.tiers.setdefault(verdict.tier, TierTally())
         tier.candidates += count
         if verdict.label is not None:
             tier.labels[verdict.label] += count
+            if verdict.score is not None and verdict.score_kind is not None:
+                sums = tier.scores.setdefault(verdict.score_kind, {"n": 0, "sum": 0.0})
+                sums["n"] += count
+                sums["sum"] += count * verdict.score
         elif verdict.abstained == UNANSWERED:
             tier.unanswered += count
         else:
@@ -103,6 +124,7 @@ class Tally:
                 "undecided": sum(subset.undecided for subset in self.subsets.values()),
                 "unanswered": self.unanswered,
             },
+            "positives": {name: self.positives[name] for name in ("judged", "sound", "suspect", "abstained")},
             "rules": dict(sorted(self.rules.items())),
             "removed_by": dict(sorted(self.instance_rules.items())),
             "quarantined_for": dict(self.quarantined.most_common(50)),
@@ -113,10 +135,19 @@ class Tally:
                     "labels": dict(sorted(tier.labels.items())),
                     "abstained": dict(sorted(tier.abstained.items())),
                     "unanswered": tier.unanswered,
+                    "mean_score": {
+                        kind: round(sums["sum"] / sums["n"], 4) for kind, sums in sorted(tier.scores.items())
+                    },
                 }
                 for name, tier in self.tiers.items()
             },
         }
+
+
+def is_suspect(verdicts: Verdicts) -> bool | None:
+    """Whether the last judge found no answer in a positive; None if it abstained, or was not asked."""
+    last = verdicts[-1] if verdicts else None
+    return None if last is None or last.label is None else last.label == NO_ANSWER
 
 
 def _subset(subset: SubsetTally) -> dict[str, Any]:
@@ -127,6 +158,7 @@ def _subset(subset: SubsetTally) -> dict[str, Any]:
         "candidates": sum(subset.candidates.values()),
         **_actions(subset.candidates),
         "undecided": subset.undecided,
+        "suspect_positives": subset.suspect_positives,
     }
 
 

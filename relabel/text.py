@@ -19,3 +19,8 @@ def printable(text: str) -> str:
         c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else f"\\u{ord(c):04x}"
         for c in text
     )
+
+
+def well_formed(text: str) -> str:
+    """The text with halves of surrogate pairs, which JSON lets pass and UTF-8 cannot hold, replaced."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from relabel.export import DECISIONS, QUARANTINE, Derived, partial_path, write_all
-from relabel.folder import Opened
+from relabel.export import write_all
+from relabel.folder import Opened, derived_files
 from relabel.ledger import Ledger
-from relabel.report import read_report
+from relabel.meter import Meter
+from relabel.report import counts, read_report
 
 _SHOWN = 5
 
@@ -24,17 +25,16 @@ def verify(opened: Opened, ledger: Ledger) -> Iterator[str]:
     yield from ledger.damaged()
     with tempfile.TemporaryDirectory(prefix="relabel-verify-") as scratch:
         again = replace(opened, folder=Path(scratch))
-        cleaned = again.cleaned
-        derived = Derived(again.folder, cleaned, again.sink(partial_path(cleaned)))
-        tally = write_all(again.outcomes(ledger), derived, partial=True)
+        meter = Meter()
+        tally = write_all(again.outcomes(ledger, meter), again.derived(), partial=True)
         if tally.unanswered:
             yield f"{tally.unanswered} candidates wait for a reply that is not in the ledger; `relabel run` goes on"
         report = read_report(opened.folder) or {}
-        wrong = [name for name, value in tally.as_dict().items() if report.get(name) != value]
+        wrong = [name for name, value in counts(tally, meter).items() if report.get(name) != value]
         if wrong:
             yield f"report.json: is not what the ledger says; it differs in {', '.join(wrong)}"
-        for name in (cleaned.name, DECISIONS, QUARANTINE):
-            there, expected = opened.folder / name, again.folder / name
+        for expected in derived_files(again):
+            there, name = opened.folder / expected.name, expected.name
             if not there.exists():
                 yield f"{name}: is missing; `relabel export` writes it again"
             elif differing := _differing(there, expected):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relabel.config import Config
-from relabel.records import Instance, Passage
+from relabel.records import Case, Instance, Passage, Verdicts
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -38,6 +38,14 @@ def instance(negatives: int | list[Passage] = 3, query: str = "what is it?", sub
     """An instance with one positive `p1` and candidates `n1`, `n2` …"""
     candidates = negatives if isinstance(negatives, list) else [passage(f"n{n}") for n in range(1, negatives + 1)]
     return Instance(1, "q1", query, (passage("p1"),), tuple(candidates), subset)
+
+
+def case(of: Instance, candidates: Sequence[Verdicts] = (), positives: Sequence[Verdicts] = ()) -> Case:
+    """An instance with what was said of its candidates and positives so far: nothing, if not given."""
+    said = [
+        list(verdicts) or [()] * len(side) for verdicts, side in ((candidates, of.negatives), (positives, of.positives))
+    ]
+    return Case(of, "question-answering", *said)
 
 
 def tevatron(number: int, negatives: int = 3, **extra: Any) -> dict[str, Any]:

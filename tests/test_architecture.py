@@ -10,11 +10,12 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "relabel"
 
 LAYERS = [
-    {"records", "errors", "text", "resources", "arrow"},
-    {"config"},
-    {"formats", "prompts", "parsing", "costs", "tally", "log"},
-    {"judges", "screens", "policy", "segment", "ledger"},
-    {"cascade", "clients"},
+    {"records", "errors", "text", "resources", "arrow", "forms"},
+    {"config", "grounding", "confidence", "tally", "meter"},
+    {"formats", "prompts", "parsing", "costs", "log", "tables"},
+    {"judges", "policy", "segment", "ledger"},
+    {"screens", "clients"},
+    {"cascade"},
     {"engine", "export", "report"},
     {"folder"},
     {"runs"},

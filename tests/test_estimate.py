@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relabel.config import Config
-from relabel.estimate import TOKENS_PER_REPLY, TierEstimate, estimate
+from relabel.estimate import TierEstimate, estimate
 from relabel.folder import open_run, with_options
+from relabel.forms import FORMS
 from relabel.ledger import Ledger
 from relabel.runs import run
 from relabel.testing import ReplyServer, rlhn_reply
@@ -29,7 +30,7 @@ def test_without_a_ledger_everything_is_taken_to_escalate(write_jsonl: Callable[
     path = write_jsonl([tevatron(n) for n in range(30)])
     cheap, strong = estimated(config(path, prices=PRICES), tmp_path / "run")
     assert (cheap.calls, strong.calls, cheap.answered) == (30, 30, 0)
-    assert cheap.completion_tokens == 30 * TOKENS_PER_REPLY
+    assert cheap.completion_tokens == 30 * FORMS["rlhn"].tokens
     assert cheap.usd == (cheap.prompt_tokens * 1 + cheap.completion_tokens * 2) / 1e6
     assert "at most" in strong.basis
 

@@ -9,7 +9,7 @@ import pytest
 from relabel.config import PolicySettings
 from relabel.policy import decide
 from relabel.records import UNANSWERED, Outcome, Verdict
-from tests.conftest import instance, passage
+from tests.conftest import case, instance, passage
 
 RLHN = PolicySettings(relabel=["better", "worse"], max_false_negatives=8)
 
@@ -21,7 +21,7 @@ def verdict(label: str | None, abstained: str | None = None, tier: str = "strong
 def decided(policy: PolicySettings, *labels: str | None, **kwargs: Any) -> Outcome:
     """One candidate for each label; None stands for an abstention."""
     said = [(verdict(label, None if label else "no_verdict"),) for label in labels]
-    return decide(policy, instance(len(labels)), said, **kwargs)
+    return decide(policy, case(instance(len(labels)), said), **kwargs)
 
 
 def actions(outcome: Outcome) -> list[str]:
@@ -60,7 +60,7 @@ def test_the_last_tier_stands_alone() -> None:
         (cheap, verdict("irrelevant")),
         (cheap, verdict(None, "length")),
     )
-    outcome = decide(RLHN, instance(3), [upheld, overruled, silent])
+    outcome = decide(RLHN, case(instance(3), [upheld, overruled, silent]))
     assert [(d.action, d.rule) for d in outcome.decisions] == [
         ("relabel", "false-negative"),
         ("keep", "no-objection"),
@@ -69,9 +69,8 @@ def test_the_last_tier_stands_alone() -> None:
 
 
 def test_what_no_judge_saw_is_unjudged_and_what_waits_for_a_reply_is_unanswered() -> None:
-    outcome = decide(RLHN, instance(2), [(), (verdict(None, UNANSWERED),)])
+    outcome = decide(RLHN, case(instance(2), [(), (verdict(None, UNANSWERED),)]))
     assert [d.rule for d in outcome.decisions] == ["unjudged", "unanswered"]
-    assert not outcome.complete
 
 
 @pytest.mark.parametrize(("found", "removed"), [(8, False), (9, True)])
@@ -103,7 +102,7 @@ def test_an_instance_that_runs_out_of_negatives_follows_the_settings(
 def test_an_instance_that_never_had_enough_negatives_is_left_alone() -> None:
     policy = PolicySettings(relabel=["better"], min_negatives=5, on_too_few="remove")
     assert decided(policy, "irrelevant").action == "keep"
-    assert decide(policy, instance(0), []).action == "keep"
+    assert decide(policy, case(instance(0))).action == "keep"
 
 
 def test_a_format_that_needs_negatives_loses_the_instance_without() -> None:
@@ -115,21 +114,21 @@ def test_a_format_that_needs_negatives_loses_the_instance_without() -> None:
 def test_an_exact_duplicate_of_a_positive_is_dropped_whatever_the_judges_say() -> None:
     twin = passage("other-id", "the text of p1")
     for said in ((verdict("better"),), (verdict("irrelevant"),), (verdict(None, "length"),)):
-        outcome = decide(RLHN, instance([twin]), [said])
+        outcome = decide(RLHN, case(instance([twin]), [said]))
         assert [(d.action, d.rule) for d in outcome.decisions] == [("drop", "duplicate-of-positive")]
         assert outcome.action == "keep"
 
 
 def test_what_is_left_unjudged_is_left_alone_even_if_it_is_a_duplicate() -> None:
     twin = passage("other-id", "the text of p1")
-    assert [d.rule for d in decide(RLHN, instance([twin]), [()]).decisions] == ["unjudged"]
+    assert [d.rule for d in decide(RLHN, case(instance([twin]))).decisions] == ["unjudged"]
 
 
 def test_of_equal_candidates_none_stays_when_one_is_dropped() -> None:
     policy = PolicySettings(drop=["better"])
     twins = [passage("a", "same"), passage("b", "other"), passage("c", "same")]
     outcome = decide(
-        policy, instance(twins), [(verdict("better"),), (verdict("irrelevant"),), (verdict("irrelevant"),)]
+        policy, case(instance(twins), [(verdict("better"),), (verdict("irrelevant"),), (verdict("irrelevant"),)])
     )
     assert [(d.action, d.rule) for d in outcome.decisions] == [
         ("drop", "false-negative"),
@@ -141,14 +140,14 @@ def test_of_equal_candidates_none_stays_when_one_is_dropped() -> None:
 def test_of_equal_candidates_the_first_relabelled_moves_and_the_others_go() -> None:
     twins = [passage("a", "same"), passage("b", "same"), passage("c", "same")]
     said = [(verdict("irrelevant"),), (verdict("better"),), (verdict("worse"),)]
-    assert actions(decide(RLHN, instance(twins), said)) == ["drop", "relabel", "drop"]
+    assert actions(decide(RLHN, case(instance(twins), said))) == ["drop", "relabel", "drop"]
 
 
 def test_duplicates_do_not_count_towards_the_limit_of_false_negatives() -> None:
     twins = [passage(f"n{n}", "same") for n in range(9)]
-    assert decide(RLHN, instance(twins), [(verdict("better"),)] * 9).action == "keep"
+    assert decide(RLHN, case(instance(twins), [(verdict("better"),)] * 9)).action == "keep"
 
 
 def test_a_passage_with_the_same_text_under_another_title_is_another_passage() -> None:
     namesake = passage("x", "the text of p1", title="elsewhere")
-    assert actions(decide(RLHN, instance([namesake]), [(verdict("irrelevant"),)])) == ["keep"]
+    assert actions(decide(RLHN, case(instance([namesake]), [(verdict("irrelevant"),)]))) == ["keep"]

@@ -41,7 +41,7 @@ def shown(positives: list[Passage], candidates: list[Passage], query: str = "wha
         (
             "Doc ({{ number }}):\n<passage>\n{{ text }}",
             "Doc ({{ number }}):\n<passage>\n",
-            "does not show the candidate one's",
+            "does not show the text of candidate one",
         ),
         ("Doc ({{ number }}):\n", "", "the last number before candidate 2's text is not 2"),
         ("{{ query }}", "{{ query.a.b }}", "the prompt cannot be rendered"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from relabel.config import ScreenSettings
 from relabel.records import Instance, Passage, Verdict
 from relabel.screens import Screen, similarity
-from tests.conftest import passage
+from tests.conftest import case, passage
 
 POSITIVE = "Mount Kilimanjaro is the highest mountain in Africa, 5,895 metres above the sea."
 
@@ -19,11 +19,11 @@ POSITIVE = "Mount Kilimanjaro is the highest mountain in Africa, 5,895 metres ab
 def judged(
     screen: Any, *texts: str, query: str = "highest mountain in Africa", threshold: float = 0.95
 ) -> list[Verdict]:
-    case = Instance(1, "q", query, (passage("p", POSITIVE),), tuple(passage(t, t) for t in texts))
-    asking = Screen("tier", ScreenSettings(screen=screen, threshold=threshold)).judge(case, "", range(len(texts)))
+    judged = case(Instance(1, "q", query, (passage("p", POSITIVE),), tuple(passage(t, t) for t in texts)))
+    asking = Screen("tier", ScreenSettings(screen=screen, threshold=threshold)).judge(judged, "", range(len(texts)))
     with pytest.raises(StopIteration) as finished:
         next(asking)
-    return [finished.value.value[place] for place in range(len(texts))]
+    return [finished.value.value.candidates[place] for place in range(len(texts))]
 
 
 def labels(*args: Any, **kwargs: Any) -> list[str | None]:

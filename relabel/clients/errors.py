@@ -18,6 +18,12 @@ from relabel.errors import RunStopped
 _UNSUPPORTED = re.compile(
     r"unsupported|not supported|does not support|unrecognized|unknown|not permitted", re.IGNORECASE
 )
+_EXTRAS = {
+    "response_format": re.compile(r"response_format|json_schema|structured.?output|guided|grammar", re.IGNORECASE),
+    "logprobs": re.compile(r"logprobs", re.IGNORECASE),
+}
+"""Parameters that a request can always do without: an error that speaks of one is taken to be about it."""
+
 _WRONG_KEY = re.compile(
     r"(incorrect|invalid|missing|expired) api[ _-]?key|api[ _-]?key (is )?(not valid|invalid|expired)", re.IGNORECASE
 )
@@ -111,6 +117,9 @@ def unsupported(fault: Complaint, body: Mapping[str, Any]) -> str | None:
     """The parameter of `body` that the model does not take, if that is what the error says."""
     if fault.status not in (400, 422):
         return None
+    for name, words in _EXTRAS.items():
+        if name in body and ((fault.param or "").startswith(name) or words.search(fault.message)):
+            return name
     if not (fault.code.startswith("unsupported") or _UNSUPPORTED.search(fault.message)):
         return None
     for name in body.keys() - {"model", "messages"}:

@@ -11,20 +11,21 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
 import aiohttp
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from relabel import __version__
-from relabel.clients.errors import Again, Refused, classify, complaint, read_json, unsupported
+from relabel.clients.dialect import Dialect
+from relabel.clients.errors import Again, Complaint, Refused, classify, complaint, unsupported
 from relabel.clients.pace import Pace, Patience
 from relabel.clients.target import find_target
+from relabel.clients.wire import reply_of
 from relabel.config import OpenAIClientSettings
 from relabel.errors import RunStopped, Unanswered
-from relabel.records import Reply, Request, Usage
+from relabel.records import Reply, Request
 
 _FIRST_CONTACT = 3
 """Attempts at a server that has never answered, before it is taken to be the wrong address."""
@@ -39,7 +40,8 @@ class OpenAIClient:
     """Posts requests with bounded concurrency, rate limits and retries.
 
     The first request for each model goes alone: it shows whether key, model and address are right and which
-    parameters the model takes, before many are sent. What a model refuses is left out from then on.
+    parameters the model takes, before many are sent. What a model refuses is left out from then on, and what it
+    ignores is said once.
     """
 
     def __init__(self, name: str, settings: OpenAIClientSettings, say: Callable[[str], None]) -> None:
@@ -111,7 +113,7 @@ class OpenAIClient:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(Again),
             stop=self._enough,
-            wait=lambda state: _pause(_fault(state), state.attempt_number),
+            wait=lambda state: _pause(_failure(state), state.attempt_number),
             sleep=self._sleep,
             retry_error_callback=self._give_up,
         )
@@ -122,7 +124,7 @@ class OpenAIClient:
             await asyncio.sleep(seconds)
 
     def _unreached(self, state: RetryCallState) -> bool:
-        return _fault(state).no_contact and not self._heard
+        return _failure(state).no_contact and not self._heard
 
     def _enough(self, state: RetryCallState) -> bool:
         """Stop after `max_attempts`, and early at a server that nobody has ever reached."""
@@ -130,7 +132,7 @@ class OpenAIClient:
         return state.attempt_number >= (min(most, _FIRST_CONTACT) if self._unreached(state) else most)
 
     def _give_up(self, state: RetryCallState) -> Reply:
-        fault = _fault(state)
+        fault = _failure(state)
         if self._unreached(state):
             raise self._stopped(f"no server there: {fault}. Is it up, and is base_url (or OPENAI_BASE_URL) right?")
         attempts = f"{state.attempt_number} attempts" if state.attempt_number > 1 else "1 attempt"
@@ -139,28 +141,39 @@ class OpenAIClient:
     async def _once(self, request: Request) -> Reply:
         """One attempt, and again at once for each parameter that the model turns out not to take."""
         dialect = self._dialects.setdefault(request.model, Dialect())
+        plain = False
         while True:
-            spoken, sent = dialect.name, dialect.body(request)
+            spoken, sent = dialect.body(request, plain=plain)
             body = orjson.dumps(sent | {"messages": orjson.Fragment(request.messages_json)})
             status, headers, content, seconds = await self._exchange(request, body)
-            if status == 200 and (reply := _reply(content, spoken, seconds)) is not None:
+            if status == 200 and (reply := reply_of(content, seconds)) is not None:
                 self._heard = True
-                return reply
+                for found_out in dialect.heard(request, sent, reply, plain=plain):
+                    self._say(f"{request.model} at {self.endpoint} {found_out}")
+                return replace(reply, dialect=dialect.name_of(spoken))
             found = complaint(status, headers, content, self._target.secrets)
             if status == 200:
                 raise Again(f"status 200 without a chat completion: {found.message[:80]!r}")
             if (name := unsupported(found, sent)) is not None:
-                self._learn(request.model, dialect, name, str(found))
+                self._learn(request.model, dialect, name, found)
                 continue
-            if found.wait is not None and status in (429, 503):
-                self._keep_quiet(found.wait, str(found))
-            fault = classify(found)
-            if isinstance(fault, RunStopped) and self._heard and status in (400, 403):
-                fault = Refused(str(found))  # it has answered others: this is about the request, not about us
+            if status in (500, 501) and not plain and dialect.may_be_too_much(sent):
+                plain = True
+                continue
+            fault = self._fault(found)
             if isinstance(fault, Refused):
                 self._heard = True
                 return Reply("refused", error=str(fault), dialect=spoken, seconds=seconds)
-            raise self._stopped(str(fault)) if isinstance(fault, RunStopped) else fault
+            raise fault
+
+    def _fault(self, found: Complaint) -> Again | Refused | RunStopped:
+        """What an error means, here and now."""
+        if found.wait is not None and found.status in (429, 503):
+            self._keep_quiet(found.wait, str(found))
+        fault = classify(found)
+        if isinstance(fault, RunStopped) and self._heard and found.status in (400, 403):
+            return Refused(str(found))  # it has answered others: this is about the request, not about us
+        return self._stopped(str(fault)) if isinstance(fault, RunStopped) else fault
 
     async def _exchange(self, request: Request, body: bytes) -> tuple[int, Mapping[str, str], bytes, float]:
         """Status, headers, content and seconds of one post, once it may be made."""
@@ -182,12 +195,12 @@ class OpenAIClient:
             return False
         return time.monotonic() >= self._quiet_until
 
-    def _learn(self, model: str, dialect: Dialect, name: str, said: str) -> None:
+    def _learn(self, model: str, dialect: Dialect, name: str, said: Complaint) -> None:
         """Adapt to what the model does not take, and say so the first time."""
         if name not in dialect.optional():
             raise self._stopped(f"{said}. Take {name!r} out of the tier's extra_body.")
         if dialect.learn(name):
-            self._say(f"{model} at {self.endpoint} does not take {name!r}: left out or renamed")
+            self._say(f"{model} at {self.endpoint} does not take {name!r}: left out or renamed ({said.message[:120]})")
 
     def _keep_quiet(self, seconds: float, said: str) -> None:
         """Send nothing for so long; a long silence is explained."""
@@ -235,44 +248,7 @@ class OpenAIClient:
             raise Again(f"the connection broke ({type(fault).__name__})") from None
 
 
-@dataclass(slots=True)
-class Dialect:
-    """How a model wants a request put: which parameters it does not take, or takes under another name."""
-
-    renamed: dict[str, str] = field(default_factory=dict)
-    dropped: set[str] = field(default_factory=set)
-
-    @property
-    def name(self) -> str:
-        """What deviates from the plain request, in words that a ledger can keep."""
-        if not self.renamed and not self.dropped:
-            return ""
-        parts = [f"{old}={new}" for old, new in sorted(self.renamed.items()) if old not in self.dropped]
-        return " ".join(parts + [f"-{name}" for name in sorted(self.dropped)])
-
-    def body(self, request: Request) -> dict[str, Any]:
-        """The request as it is posted."""
-        body: dict[str, Any] = {"model": request.model, "messages": request.messages}
-        for name, value in request.sampling.items():
-            if name not in self.dropped:
-                body[self.renamed.get(name, name)] = value
-        return body
-
-    def optional(self) -> set[str]:
-        """Parameters that a request can do without, as they are sent."""
-        return {"max_tokens", "temperature", "top_p", "seed", *self.renamed.values()}
-
-    def learn(self, name: str) -> bool:
-        """Rename a parameter where another name is known, or else leave it out; False if that has been learnt."""
-        before = self.name
-        if name == "max_tokens":
-            self.renamed[name] = "max_completion_tokens"
-        else:
-            self.dropped.add(next((old for old, new in self.renamed.items() if new == name), name))
-        return self.name != before
-
-
-def _fault(state: RetryCallState) -> Again:
+def _failure(state: RetryCallState) -> Again:
     fault = state.outcome.exception() if state.outcome else None
     assert isinstance(fault, Again)
     return fault
@@ -283,52 +259,3 @@ def _pause(fault: Again, attempt: int) -> float:
     if fault.after is not None:
         return fault.after + random.uniform(0, 0.5 * _FIRST_WAIT)
     return random.uniform(0.5, 1.0) * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (attempt - 1))
-
-
-def _reply(content: bytes, dialect: str, seconds: float) -> Reply | None:
-    """A reply from a chat completion, None from anything else that comes with status 200."""
-    found = read_json(content)
-    payload = found if isinstance(found, dict) else {}
-    choices = payload.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
-        return None
-    return Reply(
-        "ok",
-        _text(message.get("content")),
-        _word(choice.get("finish_reason")),
-        _word(message.get("refusal")),
-        _word(message.get("reasoning_content") or message.get("reasoning")),
-        model=_word(payload.get("model")) or "",
-        fingerprint=_word(payload.get("system_fingerprint")),
-        dialect=dialect,
-        usage=_usage(payload.get("usage")),
-        seconds=seconds,
-    )
-
-
-def _text(content: object) -> str:
-    if isinstance(content, list):
-        return "".join(_word(part.get("text")) or "" for part in content if isinstance(part, dict))
-    return _word(content) or ""
-
-
-def _word(value: object) -> str | None:
-    """A text that UTF-8 can hold: halves of surrogate pairs, which JSON lets pass, are replaced."""
-    if not isinstance(value, str) or not value:
-        return None
-    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _usage(usage: object) -> Usage:
-    if not isinstance(usage, dict):
-        return Usage()
-    details = usage.get("prompt_tokens_details")
-    prompt = _count(usage.get("prompt_tokens"))
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    return Usage(prompt, min(cached, prompt), _count(usage.get("completion_tokens")))
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and 0 < value < 1 << 53 else 0

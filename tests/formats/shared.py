@@ -15,6 +15,7 @@ from relabel.config import PolicySettings
 from relabel.formats import Source, open_sink, open_source
 from relabel.policy import decide
 from relabel.records import Action, Decision, Instance, Outcome, Passage, Quarantined, Verdict
+from tests.conftest import case
 
 Sides = tuple[str, list[str], list[str]]
 Label = Callable[[], str]
@@ -80,7 +81,7 @@ def decided(source: Source, label: Label) -> list[Outcome]:
     outcomes = []
     for instance in instances(source):
         verdicts = [(Verdict("tier", "judge", None, label()),) for _ in instance.negatives]
-        outcomes.append(decide(POLICY, instance, verdicts, source.needs_negatives))
+        outcomes.append(decide(POLICY, case(instance, verdicts), source.needs_negatives))
     return outcomes
 
 

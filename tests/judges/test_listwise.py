@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from relabel.config import LLMJudgeSettings
-from relabel.judges import ListwiseJudge, Retry
-from relabel.prompts import DEFAULT_KIND, load_prompt
+from relabel.judges import Retry
 from relabel.records import UNANSWERED, Call, Instance, Reply, Verdict
 from relabel.testing import rlhn_reply
-from tests.conftest import instance, passage
+from tests.conftest import case, instance, passage
+from tests.judges.shared import CUT_OFF, REFUSED, UNPARSED, Script, in_order, judged, said
 
-Script = Callable[[Call], Reply | None]
-UNPARSED = Reply("ok", "no idea", "stop")
-CUT_OFF = Reply("ok", "<thinking> and so on", "length")
-REFUSED = Reply("refused", error="context_length_exceeded")
 FOUND = Reply("ok", rlhn_reply(better=[1]), "stop")
 
 
 def drive(
-    case: Instance, script: Script, retry: Retry = frozenset(), **settings: Any
+    of: Instance, script: Script, retry: Retry = frozenset(), **settings: Any
 ) -> tuple[list[Verdict], list[Call]]:
     """All verdicts, in the candidates' order, and the calls that were made."""
-    judge = ListwiseJudge(
-        "cheap",
-        LLMJudgeSettings(prompt="rlhn", model="small", client="local", **settings),
-        load_prompt("rlhn"),
-        retry,
-    )
-    asking = judge.judge(case, DEFAULT_KIND, range(len(case.negatives)))
-    made: list[Call] = []
-    replies: Sequence[Reply | None] | None = None
-    try:
-        while True:
-            calls = asking.send(replies)  # type: ignore[arg-type]
-            made += calls
-            replies = [script(call) for call in calls]
-    except StopIteration as finished:
-        return [finished.value[place] for place in range(len(case.negatives))], made
-
-
-def said(verdicts: list[Verdict]) -> list[str | None]:
-    return [verdict.label or verdict.abstained for verdict in verdicts]
+    found, made = judged("rlhn", case(of), script, retry, **settings)
+    return in_order(found.candidates), [call for calls in made for call in calls]
 
 
 def scripted(*replies: Reply | None) -> Script:

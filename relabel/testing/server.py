@@ -1,9 +1,4 @@
-"""Fakes behind the same seams as the real things, for relabel's own tests and for yours.
-
-ScriptedClient   answers in process, through a function of the request
-ReplyServer      an OpenAI-compatible server on loopback that answers through a function of the request's body
-rlhn_reply       the text of a reply to the rlhn prompt
-"""
+"""An OpenAI-compatible server on loopback."""
 
 from __future__ import annotations
 
@@ -11,54 +6,12 @@ import asyncio
 import inspect
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from aiohttp import web
-
-from relabel.records import Reply, Request, Usage
-
-
-def rlhn_reply(better: Iterable[int] = (), worse: Iterable[int] = ()) -> str:
-    """A well-formed reply to the rlhn prompt, naming documents by their numbers."""
-    lists = [", ".join(f"Doc ({number})" for number in numbers) for numbers in (better, worse)]
-    return (
-        "<thinking>\nEach document in turn.\n</thinking>\n<preference>\nEach relevant one.\n</preference>\n"
-        f"<verdict>\n<better> Better than or equal to the ground truth: [{lists[0]}] </better>\n"
-        f"<worse> Relevant, but worse than the ground truth: [{lists[1]}] </worse>\n</verdict>"
-    )
-
-
-class ScriptedClient:
-    """Answers each request through `script`, which gives a text, a Reply, or raises a ClientError."""
-
-    endpoint = "scripted"
-
-    def __init__(self, script: Callable[[Request], str | Reply], concurrency: int = 64) -> None:
-        self.concurrency = concurrency
-        self.requests: list[Request] = []
-        self._script = script
-
-    async def open(self) -> None:
-        """Nothing to get ready."""
-
-    async def send(self, request: Request) -> Reply:
-        """The script's answer; text becomes a finished reply."""
-        self.requests.append(request)
-        await asyncio.sleep(0)
-        answer = self._script(request)
-        if isinstance(answer, Reply):
-            return answer
-        size = sum(len(message["content"]) for message in request.messages)
-        return Reply("ok", answer, "stop", model=request.model, usage=Usage(size // 4, 0, len(answer) // 4))
-
-    def halt(self) -> None:
-        """Nothing waits to be sent."""
-
-    async def close(self) -> None:
-        """Nothing to let go of."""
 
 
 @dataclass(frozen=True, slots=True)

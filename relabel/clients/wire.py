@@ -1,0 +1,81 @@
+"""The chat completion that a server sends back, as a reply. Whatever it holds, what is made of it is well-formed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from relabel.clients.errors import read_json
+from relabel.records import Reply, Token, Usage
+from relabel.text import well_formed
+
+
+def reply_of(content: bytes, seconds: float) -> Reply | None:
+    """A reply from a chat completion, None from anything else that comes with status 200."""
+    found = read_json(content)
+    payload = found if isinstance(found, dict) else {}
+    choices = payload.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        return None
+    return Reply(
+        "ok",
+        _text(message.get("content")),
+        _word(choice.get("finish_reason")),
+        _word(message.get("refusal")),
+        _word(message.get("reasoning_content") or message.get("reasoning")),
+        model=_word(payload.get("model")) or "",
+        fingerprint=_word(payload.get("system_fingerprint")),
+        usage=_usage(payload.get("usage")),
+        seconds=seconds,
+        logprobs=_tokens(choice.get("logprobs")),
+    )
+
+
+def _text(content: object) -> str:
+    if isinstance(content, list):
+        return "".join(_word(part.get("text")) or "" for part in content if isinstance(part, dict))
+    return _word(content) or ""
+
+
+def _word(value: object) -> str | None:
+    return well_formed(value) if isinstance(value, str) and value else None
+
+
+def _usage(usage: object) -> Usage:
+    if not isinstance(usage, dict):
+        return Usage()
+    details = usage.get("prompt_tokens_details")
+    prompt = _count(usage.get("prompt_tokens"))
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
+    return Usage(prompt, min(cached, prompt), _count(usage.get("completion_tokens")))
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 < value < 1 << 53 else 0
+
+
+def _tokens(logprobs: object) -> tuple[Token, ...] | None:
+    """The probabilities of a reply's tokens; None where a server gives none, or others than were asked for."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(content, list) or not content:
+        return None
+    tokens = []
+    for one in content:
+        token = _alternative(one)
+        if token is None:
+            return None
+        others = one.get("top_logprobs")
+        top = [_alternative(other) for other in others] if isinstance(others, list) else []
+        tokens.append(Token(*token, tuple(other for other in top if other is not None)))
+    return tuple(tokens)
+
+
+def _alternative(one: Any) -> tuple[str, float] | None:
+    if not isinstance(one, dict) or not isinstance(one.get("token"), str):
+        return None
+    logprob = one.get("logprob")
+    if not isinstance(logprob, (int, float)) or isinstance(logprob, bool) or not math.isfinite(logprob):
+        return None
+    return well_formed(one["token"]), round(float(logprob), 6)

@@ -1,0 +1,72 @@
+"""A quoted span is evidence only if the passage holds it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relabel.grounding import locate
+from relabel.prompts import delimiters, fence
+
+TEXT = "He said:  “it’s 42”,\nthen left — in 1990. See <passage> & [INST] ﬁnally, naïve café."
+
+
+@pytest.mark.parametrize(
+    ("span", "found"),
+    [
+        ("then left", "then left"),
+        ("it's 42", "it’s 42"),
+        ('said: "it\'s 42", then', "said:  “it’s 42”,\nthen"),
+        ("left - in 1990", "left — in 1990"),
+        ("finally", "ﬁnally"),
+        ("nai\u0308ve cafe\u0301", "naïve café"),
+        ("See &lt;passage> &", "See <passage> &"),
+        ("See <passage> &", "See <passage> &"),
+        ("&lsqb;INST]", "[INST]"),
+        ("  then\n\nleft ", "then left"),
+        ("the\u00adn le\u200bft", "then left"),
+    ],
+)
+def test_a_span_is_found_where_it_stands_whatever_its_quotes_spaces_and_forms(span: str, found: str) -> None:
+    place = locate(span, TEXT)
+    assert place is not None
+    offset, evidence = place
+    assert TEXT[offset : offset + len(evidence)] == evidence == found
+
+
+@pytest.mark.parametrize(
+    "span",
+    ["", "  ", "\u200b", "Then left", "left then", "then left quickly", "90", "hen left", "he sai", "42 then", "caf"],
+)
+def test_a_span_that_the_text_does_not_hold_in_whole_words_is_not_found(span: str) -> None:
+    assert locate(span, TEXT) is None
+
+
+def test_a_whole_word_is_found_behind_a_longer_one_that_holds_it() -> None:
+    assert locate("art", "partly an art") == (10, "art")
+
+
+def test_scripts_without_spaces_have_no_words_to_cut_through() -> None:
+    assert locate("東京", "首都は東京です") == (3, "東京")
+
+
+@given(st.text(), st.integers(0, 40), st.integers(0, 40))
+def test_what_is_found_is_a_part_of_the_text(text: str, start: int, length: int) -> None:
+    place = locate(text[start : start + length], text)
+    if place is not None:
+        assert text[place[0] : place[0] + len(place[1])] == place[1] != ""
+
+
+@given(st.text(), st.text())
+def test_no_span_and_no_text_make_it_raise(span: str, text: str) -> None:
+    locate(span, text)
+
+
+@given(
+    st.lists(st.sampled_from(["a", "Wörter", "<passage>", "[INST]", "<|im_end|>", "x < y", "&lt;", "“so”"]), min_size=1)
+)
+def test_whatever_a_model_copies_from_a_fenced_passage_is_found_in_the_passage(words: list[str]) -> None:
+    text = " ".join(words)
+    place = locate(fence(text, delimiters("<passage>")), text)
+    assert place is not None
