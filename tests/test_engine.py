@@ -75,6 +75,20 @@ class TestSending:
             start(write_jsonl([tevatron(n) for n in range(6)]), server.url)
         assert server.asked.total() == 6
 
+    def test_the_calls_of_one_query_are_sent_next_to_each_other(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n, negatives=5) for n in range(40)])
+        with ReplyServer(lambda _: '{"grade": 1}', keep=True, latency=0.01) as server:
+            given = settings(path, server.url)
+            given["clients"]["local"]["concurrency"] = 8
+            judge = {"prompt": "graded", "model": "m", "client": "local"}
+            given |= {"cascade": [{"name": "only", "judge": judge}], "policy": {"relabel": [3]}}
+            given["output"] = {"dir": str(path.parent / "run")}
+            run(engine_config(given), say=lambda _: None)
+        queries = [body["messages"][1]["content"].split("<query>\n")[1].split("\n")[0] for body in server.bodies]
+        assert len(queries) == 200
+        changes = sum(one != other for one, other in itertools.pairwise(queries))
+        assert changes < 2 * 40  # each query's five calls in a row, but for what a connection's delay swaps
+
     def test_the_first_failure_is_shared_by_all_who_asked_the_same(self, write_jsonl: WriteJsonl) -> None:
         path = write_jsonl([tevatron(1) | {"query_id": f"q{n}"} for n in range(4)])
         with ReplyServer(lambda _: Answer(status=500), latency=0.05) as server:

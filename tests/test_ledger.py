@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from relabel import segment
 from relabel.errors import LedgerError
 from relabel.ledger import Entry, Ledger, Spent, segments
-from relabel.records import Call, Reply, Request, Usage
+from relabel.records import Call, Reply, Request, Token, Usage
 
 FULL = Reply(
-    "ok", "text ü", "length", "no", "hm", None, "m-2024", "fp_1", "-seed", Usage(120, 64, 9), 0.12345678901234567
+    *("ok", "text ü", "length", "no", "hm", None, "m-2024", "fp_1", "-seed", Usage(120, 64, 9), 0.12345678901234567),
+    (Token("te", -0.5, (("te", -0.5), ("to", -1.25))), Token("xt ü", 0.0)),
 )
 FILE = "ledger-0001.sqlite"
 

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,8 @@ from aiohttp import web
 class Answer:
     """What a ReplyServer sends back: a completion's text, or with another status an error's body.
 
-    `message`, `usage` and `extra` add to the parts of the completion. A `cut` answer breaks off amid its body.
+    `message`, `usage` and `extra` add to the parts of the completion, `logprobs` are those of its tokens. A `cut`
+    answer breaks off amid its body.
     """
 
     text: str = ""
@@ -30,6 +31,7 @@ class Answer:
     message: Mapping[str, Any] = field(default_factory=dict)
     usage: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    logprobs: Sequence[Mapping[str, Any]] | None = None
     cut: bool = False
 
 
@@ -140,7 +142,7 @@ def completion(body: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
             {
                 "index": 0,
                 "finish_reason": answer.finish_reason,
-                "logprobs": None,
+                "logprobs": None if answer.logprobs is None else {"content": list(answer.logprobs), "refusal": None},
                 "message": {"role": "assistant", "content": answer.text, "refusal": None, **answer.message},
             }
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from math import log
 from typing import Any, ClassVar
 
@@ -18,7 +19,8 @@ from tests.judges.shared import UNPARSED, judged, said, says, user
 
 def shown(call: Call) -> str:
     """The text of the passage that a prompt asks about."""
-    return re.findall(r"<passage>\n(.*?)\n</passage>", user(call), re.DOTALL)[-1]
+    texts: list[str] = re.findall(r"<passage>\n(.*?)\n</passage>", user(call), re.DOTALL)
+    return texts[-1]
 
 
 def unparsed(call: Call) -> Reply | None:
@@ -181,7 +183,7 @@ class TestConfidence:
 
 
 class TestLongPassages:
-    SMALL: ClassVar = {"context": 1_500, "max_tokens": 200}
+    SMALL: ClassVar[dict[str, Any]] = {"context": 1_500, "max_tokens": 200}
 
     def long(self, *words: str) -> Case:
         filler = " filler words that say nothing at all " * 25
@@ -210,15 +212,12 @@ class TestLongPassages:
 
     def test_a_window_that_says_nothing_leaves_the_passage_undecided_unless_the_best_is_found(self) -> None:
         for top, label in ((3, "3"), (2, "malformed")):
-            graded = says(grade=top)
-            found, _ = judged(
-                "graded",
-                self.long("trash", "more"),
-                lambda call, graded=graded: unparsed(call) if "trash" in shown(call) else graded,
-                retries=0,
-                **self.SMALL,
-            )
+            script = partial(self.graded_but_for_trash, top)
+            found, _ = judged("graded", self.long("trash", "more"), script, retries=0, **self.SMALL)
             assert said(found.candidates) == [label]
+
+    def graded_but_for_trash(self, grade: int, call: Call) -> Reply | None:
+        return unparsed(call) if "trash" in shown(call) else says(grade=grade)
 
     def test_what_has_no_room_beside_the_rest_is_said_to_be_too_long(self) -> None:
         of = case(instance([passage("x", "short", title="endless title " * 300)]))

@@ -84,7 +84,7 @@ def test_over_several_orders_the_best_is_the_one_with_the_highest_place_on_avera
         asked.append(call.request.key)
         return says(ranking=[numbered(call)[f"snippet of {name}"] for name in rankings[len(asked) - 1]])
 
-    # p1 stands at 0, 2, 1, 2, 0 and p2 at 2, 1, 0, 1, 2: p1 is the best; n1 is above it in two of five, above p2 in four.
+    # p1 stands at 0, 2, 1, 2, 0 and p2 at 2, 1, 0, 1, 2: p1 is the best; n1 is above it twice, above p2 four times.
     assert labels(found_in(1, positives=2), script, above=above, orders=5) == [expected]
 
 

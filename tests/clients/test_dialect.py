@@ -1,0 +1,180 @@
+"""What a server makes of structured replies and probabilities shows in its first replies, and is said once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletion
+
+from relabel.prompts import load_prompt
+from relabel.records import Reply, Request, Token
+from relabel.testing import Answer, Handler, ReplyServer, completion
+from tests.clients.shared import error, replies, reply
+
+GOOD = '{"grade": 2}'
+PROSE = "I would give it a 2."
+
+
+def graded(text: str = "?", **sampling: Any) -> Request:
+    return Request("m", ({"role": "user", "content": text},), sampling, load_prompt("graded").schema)
+
+
+def asked(handler: Handler, count: int = 12, **sampling: Any) -> tuple[list[Reply], list[str], ReplyServer]:
+    """So many replies, what was said of the server, and the server."""
+    told: list[str] = []
+    with ReplyServer(handler, keep=True) as server:
+        found = replies(server.url, [graded(str(n), **sampling) for n in range(count)], say=told.append)
+    return found, told, server
+
+
+def without_structure(fault: Answer) -> Handler:
+    return lambda body: fault if "response_format" in body else GOOD
+
+
+def test_posts_the_schema_as_the_openai_package_does() -> None:
+    schema = load_prompt("graded").schema
+
+    async def theirs(url: str) -> None:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none") as package:
+            asked: dict[str, Any] = {
+                "model": "m",
+                "messages": [{"role": "user", "content": "?"}],
+                "response_format": {"type": "json_schema", "json_schema": schema},
+                "logprobs": True,
+                "top_logprobs": 5,
+            }
+            await package.chat.completions.create(**asked)
+
+    with ReplyServer(lambda _: GOOD, keep=True) as server:
+        reply(server.url, graded(logprobs=True, top_logprobs=5))
+        asyncio.run(theirs(server.url))
+    assert server.bodies[0] == server.bodies[1]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        error(400, "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model."),
+        error(400, "'response_format.type' must be 'text'", param="response_format.type"),
+        error(422, "This response_format type is unavailable now"),
+        error(400, "json_schema is not available for this engine"),
+        error(500, "unexpected keyword"),
+        error(501, "not implemented"),
+    ],
+)
+def test_a_server_that_refuses_structured_replies_is_asked_without_and_that_is_said_once(fault: Answer) -> None:
+    found, told, server = asked(without_structure(fault))
+    assert {one.text for one in found} == {GOOD}
+    assert {one.dialect for one in found} == {"-response_format"}
+    assert len(told) == 1
+    assert "response_format" in told[0]
+    assert server.asked.total() <= 12 + 12
+    assert sum("response_format" in body for body in server.bodies) < 12 or fault.status >= 500
+
+
+def test_an_error_that_stays_without_structure_is_not_laid_on_it() -> None:
+    told: list[str] = []
+    with ReplyServer(lambda _: error(500, "down")) as server, pytest.raises(AssertionError):
+        replies(server.url, [graded()], say=told.append, max_attempts=2)
+    assert told == []
+
+
+def test_a_server_that_ignores_the_schema_is_found_out_by_its_first_reply() -> None:
+    found, told, server = asked(lambda _: PROSE)
+    assert len(told) == 1
+    assert "does not keep to it" in told[0]
+    assert {one.dialect for one in found} == {"~response_format"}
+    assert all("response_format" in body for body in server.bodies)
+
+
+def test_one_faulty_reply_among_many_accuses_nobody() -> None:
+    turns = iter([GOOD, PROSE, *[GOOD] * 10])
+    found, told, _ = asked(lambda _: next(turns))
+    assert told == []
+    assert {one.dialect for one in found} == {""}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer("<think>{}</think>\n" + GOOD),
+        Answer("", message={"refusal": "no"}),
+        Answer('{"gra', finish_reason="length"),
+        Answer("```json\n" + GOOD + "\n```"),
+    ],
+)
+def test_thinking_refusals_and_cut_off_replies_do_not_show_that_it_is_ignored(answer: Answer) -> None:
+    assert asked(lambda _: answer, 3)[1] == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "You are not allowed to request logprobs from this model",
+        "logprobs are not supported with reasoning models.",
+        "Requested sample logprobs of 20, which is greater than max allowed: 5",
+    ],
+)
+def test_a_server_that_refuses_probabilities_is_asked_without(said: str) -> None:
+    def handler(body: dict[str, Any]) -> str | Answer:
+        return error(400, said) if "logprobs" in body else GOOD
+
+    found, told, server = asked(handler, logprobs=True, top_logprobs=20)
+    assert {one.dialect for one in found} == {"-logprobs -top_logprobs"}
+    assert len(told) == 1
+    assert said in told[0]
+    assert server.asked.total() == 13
+    assert "top_logprobs" not in server.bodies[-1]
+
+
+def test_a_server_that_gives_no_probabilities_is_found_out() -> None:
+    found, told, _ = asked(lambda _: GOOD, logprobs=True, top_logprobs=5)
+    assert len(told) == 1
+    assert "gives none" in told[0]
+    assert {one.dialect for one in found} == {"~logprobs"}
+
+
+TOKENS: list[Mapping[str, Any]] = [
+    {"token": '{"grade": ', "bytes": None, "logprob": 0.0, "top_logprobs": []},
+    {"token": "2", "bytes": [50], "logprob": -0.25, "top_logprobs": [{"token": "2", "bytes": [50], "logprob": -0.25}]},
+    {"token": "}", "bytes": None, "logprob": -1e-9, "top_logprobs": []},
+]
+
+
+def test_probabilities_are_those_that_the_openai_package_reads() -> None:
+    answer = Answer(GOOD, logprobs=TOKENS)
+    found = ChatCompletion.model_validate(completion({"model": "m", "messages": []}, answer)).choices[0].logprobs
+    assert found is not None
+    assert found.content is not None
+    with ReplyServer(lambda _: answer) as server:
+        ours = reply(server.url, graded(logprobs=True, top_logprobs=1)).logprobs
+    assert ours == tuple(
+        Token(one.token, round(one.logprob, 6), tuple((top.token, top.logprob) for top in one.top_logprobs))
+        for one in found.content
+    )
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        [],
+        [None],
+        [{"token": 7, "logprob": 0.0}],
+        [{"token": "a", "logprob": "sure"}],
+        [{"token": "a", "logprob": True}],
+        [{"token": "a"}],
+    ],
+)
+def test_nonsense_probabilities_are_none(logprobs: list[Any]) -> None:
+    with ReplyServer(lambda _: Answer(GOOD, logprobs=logprobs)) as server:
+        assert reply(server.url, graded(logprobs=True)).logprobs is None
+
+
+def test_probabilities_that_json_cannot_hold_are_none() -> None:
+    body = '{"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"token": "a", "logprob": NaN}]}}]}'
+    with ReplyServer(lambda _: Answer(body=body)) as server:
+        assert reply(server.url, graded()).logprobs is None
