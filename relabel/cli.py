@@ -271,6 +271,11 @@ def _print_counts(report: dict[str, Any]) -> None:
         f"candidates  {candidates['in']:,} in = {candidates['relabel']:,} relabel + {candidates['drop']:,} drop + "
         f"{candidates['keep']:,} keep ({_asides(report)})"
     )
+    if (positives := report["positives"])["judged"]:
+        print(
+            f"positives   {positives['judged']:,} judged = {positives['sound']:,} sound + {positives['suspect']:,} suspect "
+            f"(no answer found) + {positives['abstained']:,} abstained"
+        )
     for rule, count in report["removed_by"].items():
         print(f"removed     {count:,} by {rule}")
     for reason, count in list(report["quarantined_for"].items())[:_SHOWN]:
