@@ -273,8 +273,8 @@ def _print_counts(report: dict[str, Any]) -> None:
     )
     if (positives := report["positives"])["judged"]:
         print(
-            f"positives   {positives['judged']:,} judged = {positives['sound']:,} sound + {positives['suspect']:,} suspect "
-            f"(no answer found) + {positives['abstained']:,} abstained"
+            f"positives   {positives['judged']:,} judged = {positives['sound']:,} sound + {positives['suspect']:,} "
+            f"suspect (no answer found) + {positives['abstained']:,} abstained"
         )
     for rule, count in report["removed_by"].items():
         print(f"removed     {count:,} by {rule}")

@@ -57,6 +57,9 @@ _SPENT = (
     "SELECT content, count(*), sum(status = 'refused'), sum(prompt), sum(cached), sum(completion) "
     "FROM reply JOIN context ON context.id = reply.context GROUP BY context"
 )
+_LARGEST = 1 << 30
+"""More bytes than any reply has."""
+
 _UNREADABLE = (sqlite3.DatabaseError, zstandard.ZstdError, ValueError, KeyError, TypeError)
 """What reading a damaged file can raise."""
 
@@ -176,6 +179,8 @@ class Segment:
         if dictionary not in self._readers:
             (content,) = self._db.execute("SELECT content FROM dictionary WHERE id = ?", (dictionary,)).fetchone()
             self._readers[dictionary] = zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(content))
+        if zstandard.frame_content_size(packed) > _LARGEST:  # a damaged head, not a reply
+            raise ValueError("no reply is that large")
         return self._readers[dictionary].decompress(packed)
 
     def store(self, entries: Sequence[Entry]) -> None:

@@ -338,6 +338,14 @@ class TestDamage:
             with Ledger(Path(folder)) as ledger:
                 assert list(ledger.damaged()) == [f"{FILE}: the reply with key {key(1)} is not what was stored"]
 
+    def test_a_body_that_claims_to_be_huge_is_damaged_and_not_unpacked(self, tmp_path: Path) -> None:
+        write(tmp_path, [entry(1)])
+        edit(
+            tmp_path / FILE, "UPDATE reply SET body = x'28b52ffde0000000000000000f'"
+        )  # a zstd frame of 15 * 2^56 bytes
+        with Ledger(tmp_path) as ledger:
+            assert list(ledger.damaged()) == [f"{FILE}: the reply with key {key(1)} is not what was stored"]
+
     def test_a_body_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
         write(tmp_path, [entry(1)])
         edit(tmp_path / FILE, "UPDATE reply SET body = x'00'")
