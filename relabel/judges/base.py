@@ -1,17 +1,18 @@
-"""What all judges that ask a model share: how a call is made, asked again, put to the vote, and made a verdict."""
+"""What all judges that ask a model share: how a call is made, what fits into it, and what becomes a verdict."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol
 
 from relabel.config import LLMJudgeSettings
 from relabel.forms import NO_ANSWER
-from relabel.parsing import Abstained, Opinion
+from relabel.judges.questions import Messages
+from relabel.judges.votes import Vote, best
+from relabel.judges.windows import split
+from relabel.parsing import Abstained
 from relabel.prompts import Prompt
-from relabel.records import UNANSWERED, Asking, Call, Case, Passage, Reply, Request, ScoreKind, Verdict
+from relabel.records import Asking, Call, Case, Passage, Request, Verdict
 
 BYTES_PER_TOKEN = 2
 """A token of any usual tokenizer stands for at least this many bytes of UTF-8, on the average of a prompt. Whether a
@@ -23,14 +24,19 @@ _PER_PASSAGE = 128
 _ATTEMPTS = 1000
 """The sample index of a question's first attempt, for each further sample: no number of attempts comes up to it."""
 
+_LEAST_ROOM = 256
+"""A window of a passage must hold at least so many bytes: less is not worth a call."""
+
 EMPTY_TEXT = "empty_text"
 """The reason of a verdict on a candidate that has nothing to judge."""
+
+TOO_LONG = "too_long"
+"""The reason of a verdict on a candidate that fits no prompt, not even in parts."""
 
 SUSPECT_POSITIVE = "suspect_positive"
 """The reason of a verdict on a candidate for which no positive holds an answer to compare it with."""
 
 Retry = frozenset[Literal["abstained", "refused"]]
-Messages = tuple[dict[str, str], ...]
 
 
 class Found(NamedTuple):
@@ -64,6 +70,13 @@ class LLMJudge:
     def judge(self, case: Case, kind: str, candidates: Sequence[int]) -> Asking[Found]:
         """Verdicts of the candidates at these 0-based places, by the criteria of this kind."""
         raise NotImplementedError
+
+    def windows(self, passage: Passage, beside: Messages) -> list[tuple[int, Passage]]:
+        """A passage in parts that fit a prompt, with their offsets; none if what stands `beside` it leaves no room."""
+        room = self.limit - size(beside)
+        if room < _LEAST_ROOM:
+            return []
+        return [(start, passage._replace(text=text)) for start, text in split(passage.text, room, self.prompt.bytes_of)]
 
     def call(self, messages: Messages, sample: int, attempt: int, longer: bool, optional: bool) -> Call:
         """The call of one attempt at one sample; `longer` gives it the larger limit that a cut-off reply asks for."""
@@ -106,8 +119,9 @@ class LLMJudge:
         """The verdict on a passage that no reply speaks of."""
         return Verdict(self.tier, self.prompt.label, self.settings.model, None, reason)
 
-    def verdict(self, vote: Vote) -> Verdict:
-        """The verdict that a vote comes to."""
+    def verdict(self, parts: Sequence[tuple[int, Vote]]) -> Verdict:
+        """The verdict that the windows of a passage come to, each with its offset; mostly there is just one."""
+        vote = best(parts, self.labels)
         tier, judge, model, winner = self.tier, self.prompt.label, self.settings.model, vote.winner
         keys = vote.keys if len(vote.keys) > 1 else None
         if isinstance(winner, Abstained):
@@ -165,109 +179,6 @@ def snippet_of(verdicts: Sequence[Verdict]) -> str | None:
         if verdict.evidence is not None:
             return verdict.evidence
     return None
-
-
-T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Question(Generic[T]):
-    """One prompt and the attempts at it, up to the first reply that is understood.
-
-    Each attempt is a request of its own, with its own sample index, seed and temperature, and so with its own key.
-    Attempts beyond the settings are looked up and not sent, so that a series that `--retry` once made longer is read to
-    its end ever after.
-    """
-
-    judge: LLMJudge
-    messages: Messages
-    read: Callable[[Reply], T | Abstained]
-    sample: int = 0
-    attempt: int = 0
-    longer: bool = False
-    optional: bool = False
-    insisted: bool = False
-    done: bool = False
-    key: str | None = None
-    result: T | Abstained = field(default_factory=lambda: Abstained(UNANSWERED))
-    _asked: str = ""
-
-    def call(self) -> Call:
-        """The next attempt."""
-        call = self.judge.call(self.messages, self.sample, self.attempt, self.longer, self.optional)
-        self._asked = call.request.key
-        return call
-
-    def take(self, reply: Reply | None) -> None:
-        """Read the attempt's reply, and see whether another is due."""
-        if reply is None:
-            self._missing()
-            return
-        self.key = self._asked
-        self.result = self.read(reply)
-        if not isinstance(self.result, Abstained):
-            self.done = True
-            return
-        cut_off = self.result.reason == "length"
-        if cut_off and (self.longer or not self.judge.may_lengthen()):
-            self.done = True
-            return
-        self.attempt += 1
-        self.longer = self.longer or cut_off
-        self.optional = not self.judge.may_ask(self.attempt, self.result.reason)
-
-    def _missing(self) -> None:
-        if not self.optional:
-            self.result, self.key, self.done = Abstained(UNANSWERED), None, True
-        elif isinstance(self.result, Abstained) and self.judge.may_insist(self.result.reason) and not self.insisted:
-            self.insisted, self.optional = True, False
-        else:
-            self.done = True
-
-
-def ask(questions: Sequence[Question[Any]]) -> Asking[None]:
-    """Have questions answered side by side, all their next calls at once."""
-    waiting = list(questions)
-    while waiting:
-        replies = yield [question.call() for question in waiting]
-        for question, reply in zip(waiting, replies, strict=True):
-            question.take(reply)
-        waiting = [question for question in waiting if not question.done]
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """What several replies to the same question come to: the winner, and the reply that speaks for it."""
-
-    winner: Opinion | Abstained
-    key: str | None
-    keys: tuple[str, ...] = ()
-    votes: dict[str, int] | None = None
-
-
-def vote(said: Sequence[tuple[Opinion | Abstained, str | None]], kind: ScoreKind) -> Vote:
-    """The label that more than half of all replies give, and the first of these replies; without one, an abstention.
-
-    The score is the share that gives the label, unless the reply brings one of its own (the tokens' probability) or
-    there is just one reply: that agrees with nobody.
-    """
-    keys = tuple(dict.fromkeys(key for _, key in said if key is not None))
-    if len(said) == 1:
-        return Vote(*said[0], keys)
-    if any(isinstance(one, Abstained) and one.reason == UNANSWERED for one, _ in said):
-        return Vote(Abstained(UNANSWERED), None)
-    counts = Counter(one.reason if isinstance(one, Abstained) else one.label for one, _ in said)
-    votes = dict(sorted(counts.items()))
-    for one, key in said:
-        if isinstance(one, Opinion) and counts[one.label] * 2 > len(said):
-            share = round(counts[one.label] / len(said), 6)
-            return Vote(Opinion(one.label, one.evidence, one.offset, share, kind), key, keys, votes)
-    reasons = [(one, key) for one, key in said if isinstance(one, Abstained)]
-    if len(reasons) * 2 > len(said):
-        return Vote(*reasons[0], keys, votes)
-    return Vote(
-        Abstained("no_majority", ", ".join(f"{label}: {n}" for label, n in votes.items())), said[0][1], keys, votes
-    )
 
 
 def fits(messages: Messages, limit: int) -> bool:

@@ -2,62 +2,71 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
-from relabel.judges.base import (
-    EMPTY_TEXT,
-    Found,
-    LLMJudge,
-    Question,
-    ask,
-    fits,
-    has_text,
-    vote,
-)
+from relabel.judges.base import EMPTY_TEXT, TOO_LONG, Found, LLMJudge, fits, has_text
+from relabel.judges.questions import Messages, Question, ask
+from relabel.judges.votes import Vote, vote
 from relabel.parsing import Abstained, Opinion, parse_rlhn
-from relabel.records import Asking, Case, Verdict
+from relabel.records import Asking, Case, Passage, Verdict
+
+
+@dataclass(slots=True)
+class _List:
+    """The candidates of one prompt, or one part of a candidate, which begins at `start`; and what is asked."""
+
+    places: list[int]
+    start: int
+    questions: list[Question[list[str]]]
 
 
 class ListwiseJudge(LLMJudge):
     """Shows all candidates of an instance in one prompt, or in several where one would be too long."""
 
     def judge(self, case: Case, kind: str, candidates: Sequence[int]) -> Asking[Found]:
-        """Each prompt shows all the positives; a candidate that fits no prompt, or has no text, is not shown."""
+        """Each prompt shows all the positives. A candidate without text is not shown, one that is too long in parts."""
         instance = case.instance
-        verdicts: dict[int, Verdict] = {}
-        shown = []
-        for place in candidates:
-            if has_text(instance.negatives[place]):
-                shown.append(place)
-            else:
-                verdicts[place] = self.abstain(EMPTY_TEXT)
-        asked: list[tuple[list[int], list[Question[list[str]]]]] = []
+        shown = [place for place in candidates if has_text(instance.negatives[place])]
         passages = [instance.negatives[place] for place in shown]
-        bare = partial(self.prompt.messages, kind, instance.query, instance.positives, [])
-        for some in self.divide(kind, instance.query, instance.positives, passages, bare):
-            places = [shown[nth] for nth in some]
-            passages_shown = [passages[nth] for nth in some]
-            messages = self.prompt.messages(kind, instance.query, instance.positives, passages_shown)
-            if fits(messages, self.limit):
-                read = partial(parse_rlhn, candidates=len(places))
-                samples = range(self.settings.samples)
-                asked.append((places, [Question(self, messages, read, sample) for sample in samples]))
-            else:
-                verdicts.update(dict.fromkeys(places, self.abstain("too_long")))
-        yield from ask([question for _, questions in asked for question in questions])
-        for places, questions in asked:
-            verdicts.update(self._verdicts(places, questions))
-        return Found(verdicts, {})
 
-    def _verdicts(self, places: list[int], questions: list[Question[list[str]]]) -> dict[int, Verdict]:
-        shared: dict[tuple[str | Abstained, ...], Verdict] = {}
+        def render(some: Sequence[Passage]) -> Messages:
+            return self.prompt.messages(kind, instance.query, instance.positives, some)
+
+        asked: list[_List] = []
+        for some in self.divide(kind, instance.query, instance.positives, passages, partial(render, [])):
+            places, messages = [shown[nth] for nth in some], render([passages[nth] for nth in some])
+            if fits(messages, self.limit):
+                asked.append(self._list(places, 0, messages))
+            elif len(some) == 1:
+                passage = passages[some[0]]
+                parts = self.windows(passage, render([passage._replace(text="")]))
+                asked += [self._list(places, start, render([part])) for start, part in parts]
+        yield from ask([question for one in asked for question in one.questions])
+        verdicts = {place: self.abstain(TOO_LONG if place in shown else EMPTY_TEXT) for place in candidates}
+        return Found(verdicts | self._verdicts(asked), {})
+
+    def _list(self, places: list[int], start: int, messages: Messages) -> _List:
+        read = partial(parse_rlhn, candidates=len(places))
+        return _List(places, start, [Question(self, messages, read, n) for n in range(self.settings.samples)])
+
+    def _verdicts(self, asked: Sequence[_List]) -> dict[int, Verdict]:
+        parts: defaultdict[int, list[tuple[int, Vote]]] = defaultdict(list)
+        for one in asked:
+            votes: dict[tuple[str | Abstained, ...], Vote] = {}
+            for nth, place in enumerate(one.places):
+                said = tuple(q.result if isinstance(q.result, Abstained) else q.result[nth] for q in one.questions)
+                if said not in votes:
+                    opinions = [label if isinstance(label, Abstained) else Opinion(label) for label in said]
+                    votes[said] = vote([(o, q.key) for o, q in zip(opinions, one.questions, strict=True)], "samples")
+                parts[place].append((one.start, votes[said]))
+        shared: dict[int, Verdict] = {}
         verdicts = {}
-        for nth, place in enumerate(places):
-            said = tuple(q.result if isinstance(q.result, Abstained) else q.result[nth] for q in questions)
-            if said not in shared:
-                opinions = [one if isinstance(one, Abstained) else Opinion(one) for one in said]
-                keys = [question.key for question in questions]
-                shared[said] = self.verdict(vote(list(zip(opinions, keys, strict=True)), "samples"))
-            verdicts[place] = shared[said]
+        for place, votes_of in parts.items():
+            name = id(votes_of[0][1]) if len(votes_of) == 1 else -place
+            if name not in shared:
+                shared[name] = self.verdict(votes_of)
+            verdicts[place] = shared[name]
         return verdicts

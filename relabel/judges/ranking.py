@@ -5,7 +5,8 @@ arXiv 2604.11092).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -14,28 +15,31 @@ from relabel.forms import ABOVE, BELOW
 from relabel.judges.base import (
     EMPTY_TEXT,
     SUSPECT_POSITIVE,
+    TOO_LONG,
     Found,
     LLMJudge,
-    Question,
-    ask,
     fits,
     has_text,
     snippet_of,
-    vote,
 )
+from relabel.judges.questions import Messages, Question, ask
+from relabel.judges.votes import Vote, vote
 from relabel.parsing import Abstained, Opinion, parse_ranking
-from relabel.records import Asking, Case, Instance, Passage, Reply, Verdict, Verdicts
+from relabel.records import Asking, Case, Passage, Reply, Verdicts
 
 Places = list[int | None]
 
 
 @dataclass(slots=True)
 class _Window:
-    """One list of passages, its positives first, and its ranking in each order in which it was shown."""
+    """One list of passages, the positives first, and its ranking in each order in which it was shown.
+
+    Of a candidate that is too long it holds the part that begins at `start`.
+    """
 
     positives: int
     candidates: list[int]
-    orders: list[list[int]]
+    start: int
     questions: list[Question[Places]]
 
 
@@ -48,29 +52,36 @@ class RankingJudge(LLMJudge):
     """
 
     def judge(self, case: Case, kind: str, candidates: Sequence[int]) -> Asking[Found]:
-        """A window whose positives do not fit the context beside a candidate is not sent."""
+        """A candidate that does not fit the context beside the positives is ranked in parts; the best one stands."""
         instance = case.instance
-        trusted = self.trusted_positives(case)
-        positives = [self._shown(instance.positives[place], case.positives[place]) for place in trusted or ()]
+        positives = [self._shown(instance.positives[p], case.positives[p]) for p in self.trusted_positives(case) or ()]
         positives = [passage for passage in positives if has_text(passage)]
         if not positives:
             return Found(dict.fromkeys(candidates, self.abstain(SUSPECT_POSITIVE)), {})
-        verdicts = {place: self.abstain(EMPTY_TEXT) for place in candidates if not has_text(instance.negatives[place])}
-        judged = [place for place in candidates if place not in verdicts]
+        judged = [place for place in candidates if has_text(instance.negatives[place])]
         shown = [self._shown(instance.negatives[place], case.candidates[place]) for place in judged]
-        bare = partial(self.prompt.messages, kind, instance.query, (), positives)
-        asked = []
-        for some in self.divide(kind, instance.query, positives, shown, bare):
-            places = [judged[nth] for nth in some]
-            window = self._window(instance, kind, positives, places, [shown[nth] for nth in some])
-            if window is None:
-                verdicts.update(dict.fromkeys(places, self.abstain("too_long")))
-            else:
-                asked.append(window)
-        yield from ask([question for window in asked for question in window.questions])
-        for window in asked:
-            verdicts.update(self._verdicts(window))
-        return Found(verdicts, {})
+
+        def render(passages: Sequence[Passage]) -> Messages:
+            return self.prompt.messages(kind, instance.query, (), passages)
+
+        def window(places: list[int], start: int, passages: Sequence[Passage]) -> _Window:
+            return self._window(render, instance.query, positives, places, start, passages)
+
+        asked: list[_Window] = []
+        for some in self.divide(kind, instance.query, positives, shown, partial(render, positives)):
+            places, passages = [judged[nth] for nth in some], [shown[nth] for nth in some]
+            if fits(render([*positives, *passages]), self.limit):
+                asked.append(window(places, 0, passages))
+            elif len(some) == 1:
+                parts = self.windows(passages[0], render([*positives, passages[0]._replace(text="")]))
+                asked += [window(places, start, [part]) for start, part in parts]
+        yield from ask([question for one in asked for question in one.questions])
+        votes: defaultdict[int, list[tuple[int, Vote]]] = defaultdict(list)
+        for one in asked:
+            for place, found in self._votes(one):
+                votes[place].append((one.start, found))
+        verdicts = {place: self.abstain(TOO_LONG if place in judged else EMPTY_TEXT) for place in candidates}
+        return Found(verdicts | {place: self.verdict(parts) for place, parts in votes.items()}, {})
 
     def _shown(self, passage: Passage, verdicts: Verdicts) -> Passage:
         """The passage as the ranking shows it: by its snippet where it has one and snippets are wanted."""
@@ -79,34 +90,29 @@ class RankingJudge(LLMJudge):
 
     def _window(
         self,
-        instance: Instance,
-        kind: str,
+        render: Callable[[Sequence[Passage]], Messages],
+        query: str,
         positives: Sequence[Passage],
         places: list[int],
+        start: int,
         candidates: Sequence[Passage],
-    ) -> _Window | None:
+    ) -> _Window:
         passages = [*positives, *candidates]
-        window = _Window(len(positives), places, orders_of(instance.query, passages, self.settings.orders), [])
-        for order in window.orders:
-            messages = self.prompt.messages(kind, instance.query, (), [passages[item] for item in order])
-            if not fits(messages, self.limit):
-                return None
+        questions = []
+        for order in orders_of(query, passages, self.settings.orders):
             needed = [number for number, item in enumerate(order, 1) if item < len(positives)]
             read = partial(_places, order=order, needed=needed)
-            window.questions.append(Question(self, messages, read))
-        return window
+            questions.append(Question(self, render([passages[item] for item in order]), read))
+        return _Window(len(positives), places, start, questions)
 
-    def _verdicts(self, window: _Window) -> dict[int, Verdict]:
+    def _votes(self, window: _Window) -> Iterator[tuple[int, Vote]]:
+        """What the orders of a window say of each of its candidates, by place."""
         yardsticks = range(window.positives)
         ranked = [q.result for q in window.questions if not isinstance(q.result, Abstained)]
         best = min(yardsticks, key=lambda item: sum(places[item] or 0 for places in ranked))
-        verdicts = {}
         for item, place in enumerate(window.candidates, window.positives):
-            said: list[tuple[Opinion | Abstained, str | None]] = [
-                (self._opinion(question.result, item, best, yardsticks), question.key) for question in window.questions
-            ]
-            verdicts[place] = self.verdict(vote(said, "orders"))
-        return verdicts
+            said = [(self._opinion(q.result, item, best, yardsticks), q.key) for q in window.questions]
+            yield place, vote(said, "orders")
 
     def _opinion(
         self, places: Places | Abstained, item: int, best: int, yardsticks: Sequence[int]

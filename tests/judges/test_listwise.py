@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,13 +115,33 @@ def test_one_part_that_abstains_leaves_the_others_their_verdicts() -> None:
     assert said(verdicts[16:]) == ["better", *["irrelevant"] * 14]
 
 
-def test_a_prompt_is_split_where_the_context_is_too_small_and_what_never_fits_is_not_sent() -> None:
-    texts = [passage(f"n{n}", f"{n} " + "word " * 600) for n in range(4)] + [passage("huge", "word " * 20_000)]
+def test_a_prompt_is_split_where_the_context_is_too_small_and_every_one_fits() -> None:
+    texts = [passage(f"n{n}", f"{n} " + "word " * 600) for n in range(4)]
     verdicts, calls = drive(instance(texts), lambda call: FOUND, context=8_000, max_tokens=1_000)
-    limit = (8_000 - 1_000) * 2
     assert len(calls) > 1
-    assert all(sum(len(m["content"].encode()) for m in call.request.messages) <= limit for call in calls)
-    assert [verdict.abstained for verdict in verdicts] == [None] * 4 + ["too_long"]
+    assert all(sum(len(m["content"].encode()) for m in call.request.messages) <= 14_000 for call in calls)
+    assert all(verdict.label for verdict in verdicts)
+
+
+def test_a_candidate_that_is_too_long_is_shown_by_itself_in_windows_and_the_best_stands_for_it() -> None:
+    huge = passage("huge", "word " * 4_000 + "treasure " + "word " * 4_000)
+
+    def script(call: Call) -> Reply:
+        treasure = "treasure" in call.request.messages[1]["content"]
+        return Reply("ok", rlhn_reply(better=[1]) if treasure else rlhn_reply(), "stop")
+
+    (small, long), calls = drive(instance([passage("small"), huge]), script, context=8_000, max_tokens=1_000)
+    assert said([small, long]) == ["irrelevant", "better"]
+    assert len(calls) > 4
+    assert all("the text of p1" in call.request.messages[1]["content"] for call in calls)
+    assert long.offset is not None
+    assert 0 < long.offset <= huge.text.index("treasure")
+
+
+def test_what_has_no_room_beside_the_positives_is_said_to_be_too_long() -> None:
+    of = replace(instance(2), positives=(passage("p1", "word " * 9_000),))
+    verdicts, calls = drive(of, lambda call: FOUND, context=8_000, max_tokens=1_000)
+    assert (said(verdicts), calls) == (["too_long"] * 2, [])
 
 
 def test_a_candidate_without_text_is_not_shown() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relabel.judges.pointwise import split
+from relabel.judges.windows import split
 from relabel.records import UNANSWERED, Call, Case, Reply, Token, Verdict
 from tests.conftest import case, instance, passage
 from tests.judges.shared import UNPARSED, judged, said, says, user

@@ -174,12 +174,20 @@ class TestWindows:
 
         assert labels(found_in(4), script, max_candidates=2) == ["no_positive", "no_positive", "above", "above"]
 
-    def test_are_made_where_the_context_is_too_small_and_what_never_fits_is_said(self) -> None:
-        of = case(instance([passage(f"n{n}", f"{n} " + "word " * 300) for n in range(4)] + [passage("x", "y " * 9000)]))
-        found, (calls,) = judged("answer-ranking", of, by(sorted), show="passages", context=3_000, max_tokens=500)
-        assert len(calls) > 1
-        assert said(found.candidates)[-1] == "too_long"
-        assert None not in [verdict.label for verdict in list(found.candidates.values())[:4] if not verdict.abstained]
+    def test_are_made_where_the_context_is_too_small_and_long_passages_are_ranked_in_parts(self) -> None:
+        long = passage("x", "y " * 4000 + "aa treasure " + "y " * 4000)
+        of = case(instance([*(passage(f"n{n}", f"{n} " + "word " * 300) for n in range(4)), long]))
+        first = by(lambda shown: sorted(shown, key=lambda text: ("treasure" not in text, text.startswith("y"), text)))
+        found, (calls,) = judged("answer-ranking", of, first, show="passages", context=3_000, max_tokens=500)
+        assert len(calls) > 3
+        assert all("the text of p1" in numbered(call) for call in calls)
+        assert said(found.candidates) == ["above"] * 5
+        assert 0 < (found.candidates[4].offset or 0) <= long.text.index("treasure")
+
+    def test_what_has_no_room_beside_the_positives_is_said_to_be_too_long(self) -> None:
+        of = case(replace(instance(2), positives=(passage("p", "y " * 9000),)))
+        found, rounds = judged("answer-ranking", of, ranked(), show="passages", context=3_000, max_tokens=500)
+        assert (said(found.candidates), any(rounds)) == (["too_long"] * 2, False)
 
 
 class TestOrders:
