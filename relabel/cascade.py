@@ -66,12 +66,15 @@ class Cascade:
             if getattr(settings, name) != LLMJudgeSettings.model_fields[name].default:
                 known = ", ".join(sorted(prompt.form.settings))
                 raise ConfigError(f"tier {tier!r}: {name!r} means nothing to a judge of form {form!r}; it has {known}")
-        by_snippets = "show" in prompt.form.settings and settings.show == "snippets"
-        if by_snippets and not any(ANSWER in before.judge.labels for before in self.tiers):
-            raise ConfigError(
-                f"tier {tier!r} ranks by snippets, and no tier before it looks for any: put one with the prompt "
-                "answer-snippet before it, or set show: passages"
-            )
+        if any(ANSWER in before.judge.labels for before in self.tiers):
+            return
+        wanted = {"show": "snippets", "suspect_positive": "undecided"}
+        for name, value in wanted.items():
+            if name in prompt.form.settings and getattr(settings, name) == value:
+                raise ConfigError(
+                    f"tier {tier!r}: {name} is {value}, and no tier before it looks for answers: put one with the "
+                    "prompt answer-snippet before it, or set another value"
+                )
 
     def _check_labels(self, config: Config) -> None:
         """Refuse a label that nobody gives: what it should lead to would silently never happen."""
@@ -79,8 +82,9 @@ class Cascade:
         for action in ("relabel", "drop", "remove"):
             for label in getattr(config.policy, action):
                 if label not in given:
+                    hint = "; what an abstention means says policy.abstained" if label == "abstained" else ""
                     raise ConfigError(
-                        f"policy.{action}: no tier gives the label {label!r}; they give {', '.join(given)}"
+                        f"policy.{action}: no tier gives the label {label!r}; they give {', '.join(given)}{hint}"
                     )
         for tier in self.tiers:
             known = (*tier.judge.labels, "abstained")

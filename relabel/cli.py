@@ -33,7 +33,10 @@ app = typer.Typer(
 
 _SHOWN = 5
 
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a preset's name: quickstart, rlhn.")]
+ConfigPath = Annotated[
+    str,
+    typer.Argument(metavar="CONFIG", help="A YAML file, or a preset's name: quickstart, rlhn, arhn, answer-cascade."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/rlhn.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated.")
@@ -194,7 +197,7 @@ def status(run: RunFolder) -> None:
         print("not complete: `relabel run` goes on")
         raise typer.Exit(1)
     _print_counts(found)
-    if found["candidates"]["unanswered"]:
+    if found["candidates"]["unanswered"] or found["positives"]["unanswered"]:
         print("not complete: `relabel run` goes on")
         raise typer.Exit(1)
 
@@ -246,16 +249,26 @@ def _asides(report: dict[str, Any]) -> str:
     return ", ".join(asides)
 
 
+_HINTS = {
+    "too_long": "The tier's `context` has no room for them beside the positives.",
+    "length": "Replies were cut off: raise the tier's max_tokens, or set retry_max_tokens.",
+    "empty_text": "They have no text.",
+    "suspect_positive": "No answer was found in their positives: positives.parquet names these.",
+    "no_majority": "The replies disagree: `votes` in the column `verdicts` of decisions.parquet counts them.",
+}
+
+
 def _warn(console: Console, report: dict[str, Any]) -> None:
     """Say so when a tier understood hardly anything: then the set is not cleaned, whatever the exit code."""
     for name, tier in report["tiers"].items():
         abstained = sum(tier["abstained"].values())
         if abstained * 2 > tier["candidates"]:
             reason, count = max(tier["abstained"].items(), key=lambda item: item[1])
+            hint = _HINTS.get(reason, "The column `found` of decisions.parquet shows what came back.")
             _tell(
                 console,
                 f"Warning: tier {name} abstained on {abstained:,} of {tier['candidates']:,} candidates, mostly: "
-                f"{reason} ({count:,}). The column `evidence` of decisions.parquet shows what came back.",
+                f"{reason} ({count:,}). {hint}",
             )
 
 
@@ -281,7 +294,7 @@ def _print_counts(report: dict[str, Any]) -> None:
     for reason, count in list(report["quarantined_for"].items())[:_SHOWN]:
         print(f"quarantine  {count:,}: {printable(reason)}")
     for name, tier in report["tiers"].items():
-        said = [f"{count:,} {label}" for label, count in tier["labels"].items()]
+        said = [f"{count:,} {'grade ' * label.isdigit()}{label}" for label, count in tier["labels"].items()]
         said += [f"{count:,} abstained: {reason}" for reason, count in tier["abstained"].items()]
         said += [f"{tier['unanswered']:,} unanswered"] if tier["unanswered"] else []
         print(f"tier        {name}: {tier['candidates']:,} candidates: {', '.join(said)}")

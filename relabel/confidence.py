@@ -25,8 +25,7 @@ def label_mass(tokens: Sequence[Token], text: str, value: int, spellings: Mappin
 
     `value` is the place in the reply's `text` just after the colon of the JSON key, `spellings` says how the value
     begins for each label. At each token from there on, the alternatives are added to the label that they can only
-    belong to, until the written one belongs to just one. None if the tokens are not those of the text, or if none of
-    the alternatives spells the label.
+    belong to, until the written one belongs to just one. None if the tokens are not those of the text.
     """
     found = _token_at(tokens, text, value)
     if found is None:
@@ -44,6 +43,8 @@ def label_mass(tokens: Sequence[Token], text: str, value: int, spellings: Mappin
             if len(possible) == 1:
                 mass[possible[0]] += path * math.exp(min(logprob, 0.0))
         written += token.text[len(skipped) :]
+        if text[value : value + len(written)] != written[: len(text) - value]:
+            return None
         if len(_possible(written, spellings)) < 2:
             break
         path, skipped = path * math.exp(min(token.logprob, 0.0)), ""

@@ -36,15 +36,19 @@ _IN_VAIN = 100
 class TierProgress:
     """How far one tier is, in calls; tokens and cost are of this process alone."""
 
-    sent: int = 0
     replied: int = 0
-    in_flight: int = 0
+    awaited: int = 0
     from_ledger: int = 0
     unanswered: int = 0
     candidates: int = 0
     abstained: int = 0
     usage: Usage = field(default_factory=Usage)
     cost: float = 0.0
+
+    @property
+    def sent(self) -> int:
+        """Requests that were sent and came to an end, with a reply or without."""
+        return self.replied + self.unanswered
 
     @property
     def done(self) -> int:
@@ -200,8 +204,7 @@ class Asker:
 
     async def _send(self, call: Call, tier: TierProgress) -> Reply | None:
         client = self._clients[call.client]
-        tier.sent += 1
-        tier.in_flight += 1
+        tier.awaited += 1
         reply = None
         try:
             found = await client.send(call.request)
@@ -213,7 +216,7 @@ class Asker:
         except (RunStopped, LedgerError) as fault:
             self._stop.request(str(fault), fault)
         finally:
-            tier.in_flight -= 1
+            tier.awaited -= 1
             cost = self._budget.land(call.request.model, reply)
         if reply is not None:
             self._in_vain = 0

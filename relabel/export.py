@@ -112,10 +112,8 @@ def write_all(records: Iterable[Outcome | Quarantined], derived: Derived, *, par
         for record in records:
             tally.add(record)
             derived.write(record)
-        if tally.unanswered and not partial:
-            raise Unfinished(
-                f"{tally.unanswered} candidates wait for a reply. `relabel run` goes on; --partial exports as it is."
-            )
+        if tally.waiting and not partial:
+            raise Unfinished(f"{tally.waiting} wait for a reply. `relabel run` goes on; --partial exports as it is.")
     except BaseException:
         derived.abandon()
         raise

@@ -124,6 +124,12 @@ def reopen(folder: str | Path, *, policy: str | None = None) -> Opened:
             f"{config.input.path}: has changed since the run (sha256 {opened.identity[1][:12]}…, the run read "
             f"{str(before)[:12]}…). Restore it, or `relabel run` again."
         )
+    prompts = [prompt.label for prompt in opened.cascade.prompts.values()]
+    if (then := recorded.get("prompts", prompts)) != prompts:
+        raise InputError(
+            f"{folder}: the prompts have changed since the run (it used {', '.join(then)}; now there are "
+            f"{', '.join(prompts)}). Restore them, or `relabel run` again: that asks the changed judges anew."
+        )
     return opened
 
 
@@ -208,7 +214,7 @@ def up_to_date(opened: Opened, known: dict[str, Any], fingerprint: dict[str, str
     """Whether all that is derived is there, complete, and derived from what the fingerprint names."""
     if known.get("fingerprint") != fingerprint or not (opened.folder / PAGE).is_file():
         return False
-    if known.get("candidates", {}).get("unanswered"):
+    if any(known.get(name, {}).get("unanswered") for name in ("candidates", "positives")):
         return False
     files = {path.name: size_of(path) for path in derived_files(opened) if path.exists()}
     return bool(known.get("files") == files)

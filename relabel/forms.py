@@ -8,7 +8,7 @@ from typing import Any
 
 BETTER, EQUAL, WORSE, IRRELEVANT = "better", "equal", "worse", "irrelevant"
 ANSWER, NO_ANSWER = "answer", "no_answer"
-ABOVE, BELOW = "above", "below"
+ABOVE, BELOW, UNPROVEN = "above", "below", "unproven"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ FORMS: Mapping[str, Form] = {
         properties={"answer": {"type": ["string", "null"]}},
     ),
     "answer-ranking": Form(
-        labels=(BELOW, ABOVE),
+        labels=(UNPROVEN, BELOW, ABOVE),
         words=('"ranking"',),
         settings=frozenset({"orders", "show", "above", "suspect_positive", "max_candidates"}),
         tokens=60,

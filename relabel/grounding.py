@@ -7,10 +7,13 @@ space are made alike, invisible characters are left out; case, words and their o
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
+
+from relabel.fence import ESCAPES
 
 _ALIKE = str.maketrans("‘’‚‛ʼ′`´“”„‟″«»‐‑‒–—―−", "''''''''\"\"\"\"\"\"\"-------")
-_ESCAPES = {"&lt;": "<", "&lsqb;": "["}
-"""What the fence of a prompt makes of a delimiter: a model may quote either."""
+_TRIES = 100
+"""Places at which a span is looked for before it is given up: more than that only a degenerate one has."""
 
 
 def locate(span: str, text: str) -> tuple[int, str] | None:
@@ -19,30 +22,36 @@ def locate(span: str, text: str) -> tuple[int, str] | None:
     None if the text does not hold it, or only within longer words.
     """
     span = span.strip()
-    if not span:
-        return None
-    start = text.find(span)
-    while start >= 0:
+    for start in _places_of(span, text):
         if _whole(text, start, start + len(span)):
             return start, span
-        start = text.find(span, start + 1)
     needle, _ = _plain(span)
     needle = needle.strip()
-    if not needle:
-        return None
     hay, places = _plain(text)
-    start = hay.find(needle)
-    while start >= 0:
-        first, last = places[start], places[start + len(needle) - 1]
-        end = places[start + len(needle)] if start + len(needle) < len(places) else len(text)
-        if _whole(text, first, last + 1):
-            return first, text[first : max(end, last + 1)].rstrip()
-        start = hay.find(needle, start + 1)
+    places.append(len(text))
+    for start in _places_of(needle, hay):
+        first, end = places[start], places[start + len(needle)]
+        last = places[start + len(needle) - 1]
+        cut = last == end or (start > 0 and places[start - 1] == first)  # a letter's normal form is longer than it
+        if not cut and _whole(text, first, last + 1):
+            return first, text[first:end].rstrip()
     return None
+
+
+def _places_of(span: str, text: str) -> Iterator[int]:
+    """Where a span stands in a text, at its first places."""
+    start = text.find(span) if span else -1
+    for _ in range(_TRIES):
+        if start < 0:
+            return
+        yield start
+        start = text.find(span, start + 1)
 
 
 def _whole(text: str, start: int, end: int) -> bool:
     """Whether neither edge of a span cuts through a word or a number."""
+    if end < len(text) and unicodedata.combining(text[end]):
+        return False
     return not (start > 0 and _joined(text[start - 1], text[start])) and not (
         end < len(text) and _joined(text[end - 1], text[end])
     )
@@ -63,9 +72,8 @@ def _plain(text: str) -> tuple[str, list[int]]:
     places: list[int] = []
     at = 0
     while at < len(text):
-        escape = next((one for one in _ESCAPES if text.startswith(one, at)), "") if text[at] == "&" else ""
-        letter = _ESCAPES.get(escape, text[at])
-        for plain in unicodedata.normalize("NFKD", letter).translate(_ALIKE):
+        escape = next((one for one in ESCAPES if text.startswith(one, at)), "") if text[at] == "&" else ""
+        for plain in _normal(ESCAPES.get(escape, text[at])):
             if plain.isspace():
                 if letters and letters[-1] != " ":
                     letters.append(" ")
@@ -75,3 +83,9 @@ def _plain(text: str) -> tuple[str, list[int]]:
                 places.append(at)
         at += len(escape) or 1
     return "".join(letters), places
+
+
+def _normal(letter: str) -> str:
+    """A letter's normal form. Fractions and raised digits stay what they are: 5½ is not 51/2, nor is 10² a 102."""
+    form = letter if unicodedata.category(letter) == "No" else unicodedata.normalize("NFKD", letter)
+    return form.translate(_ALIKE)

@@ -49,15 +49,15 @@ class Screen:
     def _table(self, progress: Progress, now: float) -> Table:
         table = Table(box=None, pad_edge=False, caption=self._outlook(progress, now), caption_justify="left")
         table.add_column("tier", style="bold")
-        for name in ("done", "in flight", "from ledger", "abstained", "unanswered", "tokens in", "tokens out", "cost"):
+        for name in ("done", "awaited", "from ledger", "abstained", "unanswered", "tokens in", "tokens out", "cost"):
             table.add_column(name, justify="right")
         for name, tier in progress.tiers.items():
-            if not tier.done and not tier.in_flight and not tier.candidates:
+            if not tier.done and not tier.awaited and not tier.candidates:
                 continue
             usage = tier.usage
             table.add_row(
                 name,
-                *(f"{n:,}" for n in (tier.done, tier.in_flight, tier.from_ledger)),
+                *(f"{n:,}" for n in (tier.done, tier.awaited, tier.from_ledger)),
                 _share(tier),
                 f"{tier.unanswered:,}" if tier.unanswered else "",
                 f"{usage.prompt:,}",
@@ -68,16 +68,16 @@ class Screen:
 
     def _line(self, progress: Progress, now: float) -> str:
         parts = [
-            f"{name}: {tier.done:,} done, {tier.in_flight:,} in flight, {tier.from_ledger:,} from the ledger, "
+            f"{name}: {tier.done:,} done, {tier.awaited:,} awaited, {tier.from_ledger:,} from the ledger, "
             f"{_share(tier) or 'none'} abstained"
             for name, tier in progress.tiers.items()
-            if tier.done or tier.in_flight
+            if tier.done or tier.awaited
         ]
         return " · ".join([*parts, self._outlook(progress, now)])
 
     def _outlook(self, progress: Progress, now: float) -> str:
         if progress.stopping:
-            waiting = sum(tier.in_flight for tier in progress.tiers.values())
+            waiting = sum(tier.awaited for tier in progress.tiers.values())
             return f"Stopping ({progress.stopping}): {waiting:,} replies are still awaited; Ctrl-C gives them up."
         words = [f"{progress.instances:,} instances", f"{_clock(now - self._started)} so far"]
         fraction = progress.fraction

@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 
 from relabel.config import CriteriaSettings, Settings, parse, read_yaml, yaml_mapping
 from relabel.errors import ConfigError
+from relabel.fence import Fence
 from relabel.forms import FORMS, Form
 from relabel.records import Passage
 from relabel.resources import shipped
@@ -30,21 +31,6 @@ UNJUDGED = "unjudged"
 _ENVIRONMENT = jinja2.Environment(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
 )
-
-_TAG = re.compile(r"</?([a-z][a-z0-9_-]*)>", re.IGNORECASE)
-_CHAT_TAGS = (
-    *("s", "bos", "eos", "pad", "unk", "sop", "eop", "think", "thinking"),
-    *("start_of_turn", "end_of_turn", "im_start", "im_end", "tool_call", "tool_response"),
-)
-"""Names that chat templates put in angle brackets."""
-
-_CHAT_BRACKETS = (
-    r"(?=\s{0,8}/?\s{0,8}(?:inst|sys|system_prompt|available_tools|tool_calls|tool_results|gmask)\s{0,8}\])"
-)
-"""What they put in square brackets: [INST], [/INST] and their kind."""
-
-_OPENING = "<＜﹤〈"
-_INVISIBLE = "[\u00ad\u200b-\u200f\u2060\ufeff]{0,4}"
 
 
 class Head(Settings):
@@ -73,7 +59,7 @@ class Prompt:
     hash: str
     _system: jinja2.Template
     _user: jinja2.Template
-    _lookalikes: re.Pattern[str]
+    _fence: Fence
     _rendered: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -104,7 +90,7 @@ class Prompt:
             criteria = self.head.criteria.get(kind, kind).strip()
             system = self._rendered[kind] = self._system.render(criteria=criteria)
         shown: dict[str, Any] = {
-            "query": fence(query, self._lookalikes),
+            "query": self._fence(query),
             "positives": self._shown(positives),
             "candidates": self._shown(candidates),
         }
@@ -112,33 +98,12 @@ class Prompt:
 
     def bytes_of(self, text: str) -> int:
         """How much of a prompt a text takes up, fenced."""
-        return len(fence(text, self._lookalikes).encode())
+        return len(self._fence(text).encode())
 
     def _shown(self, passages: Sequence[Passage]) -> list[tuple[int, str, str]]:
         """(number, title, text) of each passage as the prompt shows it, fenced."""
-        lookalikes = self._lookalikes
-        return [(number, fence(p.title, lookalikes), fence(p.text, lookalikes)) for number, p in enumerate(passages, 1)]
-
-
-def delimiters(words: str) -> re.Pattern[str]:
-    """What a text must not hold if it is to stay within its fence: the first letter of whatever looks like a tag that
-    the prompt's words use, or like a token of a chat template (`<|…|>`, `<start_of_turn>`, `[INST]`, `<<SYS>>`), upper
-    or lower case, full-width or not, with a little white space or invisible characters between or none.
-    """
-    names = sorted({name.lower() for name in _TAG.findall(words)} | {*_CHAT_TAGS})
-    spelled = "|".join(_INVISIBLE.join(map(re.escape, name)) for name in names)
-    gap = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]{0,8}"
-    return re.compile(
-        rf"[{_OPENING}](?={gap}[/／]?{gap}(?:{spelled})\b)|[{_OPENING}](?={gap}[|｜])|<(?=</?sys>>)|\[{_CHAT_BRACKETS}",
-        re.IGNORECASE,
-    )
-
-
-def fence(text: str, lookalikes: re.Pattern[str]) -> str:
-    """The text, unable to end its fence: look-alike delimiters are escaped (`&lt;`, `&lsqb;`), all else is verbatim."""
-    if "<" not in text and "[" not in text and text.isascii():
-        return text
-    return lookalikes.sub(lambda found: "&lsqb;" if found[0] == "[" else "&lt;", text)
+        fence = self._fence
+        return [(number, fence(p.title), fence(p.text)) for number, p in enumerate(passages, 1)]
 
 
 def load_prompt(name: str) -> Prompt:
@@ -158,7 +123,7 @@ def load_prompt(name: str) -> Prompt:
     _check_variables(path, head, parts[2], parts[3])
     digest = sha256(content.encode()).hexdigest()[:12]
     system, user = (_ENVIRONMENT.from_string(words.strip()) for words in (parts[2], parts[3]))
-    prompt = Prompt(head, digest, system, user, delimiters(parts[2] + parts[3]))
+    prompt = Prompt(head, digest, system, user, Fence(parts[2] + parts[3]))
     _check_words(path, prompt)
     return prompt
 
@@ -223,10 +188,12 @@ class Criteria:
     def check(self, prompt: Prompt) -> None:
         """Refuse a kind that the prompt has no criteria for; a text of several words is criteria itself."""
         known = [*prompt.head.criteria, UNJUDGED]
-        for kind in (*self._subsets.values(), *self._unjudged):
-            if kind not in known and not re.search(r"\s", kind.strip()):
+        if unknown := [kind for kind in self._unjudged if kind not in known]:
+            raise ConfigError(f"criteria.unjudged: found {unknown[0]!r}, expected some of {', '.join(known)}")
+        for kind in self._subsets.values():
+            if kind not in known and re.fullmatch(r"[\w-]*", kind.strip(), re.ASCII):
                 raise ConfigError(
-                    f"criteria: found {kind!r}, expected one of {', '.join(known)}, or criteria in several words"
+                    f"criteria.subsets: found {kind!r}, expected one of {', '.join(known)}, or criteria in your words"
                 )
 
 

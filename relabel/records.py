@@ -164,8 +164,8 @@ class Verdict:
     if nearer than a positive); or, in [0, 1], the probability of the label by its tokens' ("logprobs"; `outside` is the
     mass that no label accounts for), or the share of `samples` or `orders` that agree on it, whose `votes` are counted
     by label or reason of abstention. `evidence` is what the passage says, `offset` where in its text that stands
-    (0-based, in characters), or where the judged window of a long passage begins. `key` names the reply that decided,
-    `keys` all where there are several.
+    (0-based, in characters), or where the judged window of a long passage begins; `found` is what came back in the
+    place of a verdict. `key` names the reply that decided, `keys` all where there are several.
     """
 
     tier: str
@@ -179,6 +179,7 @@ class Verdict:
     votes: Mapping[str, int] | None = None
     evidence: str | None = None
     offset: int | None = None
+    found: str | None = None
     key: str | None = None
     keys: tuple[str, ...] | None = None
 

@@ -22,11 +22,11 @@ _TYPES = {"position": "int32", "line": "int64", "score": "double", "mined_score"
 
 _DECISION = (
     *("query_id", "docid", "subset", "position", "action", "instance_action", "rule", "tier", "label", "score"),
-    *("evidence", "reason", "verdicts", "instance_rule", "mined_score", "line"),
+    *("evidence", "found", "reason", "verdicts", "instance_rule", "mined_score", "line"),
 )
 _POSITIVE = (
     *("query_id", "docid", "subset", "position", "suspect", "tier", "label", "score"),
-    *("evidence", "verdicts", "line"),
+    *("evidence", "found", "verdicts", "line"),
 )
 
 
@@ -44,7 +44,7 @@ class _Table:
 
     def fill(self, finals: Sequence[Verdict | None]) -> None:
         """Append what the final verdict of each row says."""
-        for name in ("tier", "label", "score", "evidence"):
+        for name in ("tier", "label", "score", "evidence", "found"):
             self.columns[name] += [final and getattr(final, name) for final in finals]
 
     def keep_small(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from relabel.forms import NO_ANSWER
 from relabel.records import UNANSWERED, Decision, Outcome, Quarantined, Verdict, Verdicts
 
+_POSITIVES = ("judged", "sound", "suspect", "abstained", "unanswered")
 _NUMBER = re.compile(r"\d+")
 
 
@@ -77,7 +78,7 @@ class Tally:
         if not verdicts:
             return
         if verdicts[-1].abstained == UNANSWERED:
-            self.unanswered += 1
+            self.positives["unanswered"] += 1
             return
         suspect = is_suspect(verdicts)
         self.positives["judged"] += 1
@@ -97,6 +98,12 @@ class Tally:
             tier.unanswered += count
         else:
             tier.abstained[verdict.abstained or ""] += count
+
+    @property
+    def waiting(self) -> str:
+        """What still waits for a reply, in words; nothing if all is answered."""
+        counts = {"candidates": self.unanswered, "positives": self.positives["unanswered"]}
+        return " and ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
     @property
     def instances(self) -> int:
@@ -124,7 +131,7 @@ class Tally:
                 "undecided": sum(subset.undecided for subset in self.subsets.values()),
                 "unanswered": self.unanswered,
             },
-            "positives": {name: self.positives[name] for name in ("judged", "sound", "suspect", "abstained")},
+            "positives": {name: self.positives[name] for name in _POSITIVES},
             "rules": dict(sorted(self.rules.items())),
             "removed_by": dict(sorted(self.instance_rules.items())),
             "quarantined_for": dict(self.quarantined.most_common(50)),

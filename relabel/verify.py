@@ -27,9 +27,12 @@ def verify(opened: Opened, ledger: Ledger) -> Iterator[str]:
         again = replace(opened, folder=Path(scratch))
         meter = Meter()
         tally = write_all(again.outcomes(ledger, meter), again.derived(), partial=True)
-        if tally.unanswered:
-            yield f"{tally.unanswered} candidates wait for a reply that is not in the ledger; `relabel run` goes on"
-        report = read_report(opened.folder) or {}
+        report = read_report(opened.folder)
+        if tally.waiting:
+            yield f"{tally.waiting} wait for a reply that is not in the ledger; `relabel run` goes on"
+            if report is None:
+                return
+        report = report or {}
         wrong = [name for name, value in counts(tally, meter).items() if report.get(name) != value]
         if wrong:
             yield f"report.json: is not what the ledger says; it differs in {', '.join(wrong)}"
@@ -38,7 +41,7 @@ def verify(opened: Opened, ledger: Ledger) -> Iterator[str]:
             if not there.exists():
                 yield f"{name}: is missing; `relabel export` writes it again"
             elif differing := _differing(there, expected):
-                yield f"{name}: is not what the ledger says; {differing}"
+                yield f"{name}: is not what the ledger says; {differing}; `relabel export` writes it again"
 
 
 def _differing(there: Path, expected: Path) -> str:

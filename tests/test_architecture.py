@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "relabel"
 
 LAYERS = [
     {"records", "errors", "text", "resources", "arrow", "forms"},
-    {"config", "grounding", "confidence", "tally", "meter"},
-    {"formats", "prompts", "parsing", "costs", "log", "tables"},
+    {"config", "fence", "confidence", "tally", "meter"},
+    {"formats", "prompts", "grounding", "parsing", "costs", "log", "tables"},
     {"judges", "policy", "segment", "ledger"},
     {"screens", "clients"},
     {"cascade"},

@@ -65,6 +65,17 @@ def test_a_fenced_reply_is_measured_like_a_plain_one() -> None:
     assert measured(parse_grade(reply)) == ("3", 0.8, 0.0)
 
 
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        (token('{"grade": '), token("0", 0.6, **{"3": 0.4}), token("}")),
+        (token('{"grade": '), token("3"), token("}"), token('{"grade": '), token("0"), token("}")),
+    ],
+)
+def test_tokens_that_spell_another_value_measure_nothing(tokens: tuple[Token, ...]) -> None:
+    assert measured(parse_grade(Reply("ok", '{"grade": 3}', "stop", logprobs=tokens))) == ("3", None, None)
+
+
 def test_tokens_of_another_text_measure_nothing() -> None:
     reply = Reply("ok", '{"grade": 3}', "stop", logprobs=(token("something"), token(" else")))
     assert measured(parse_grade(reply)) == ("3", None, None)

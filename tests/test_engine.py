@@ -284,7 +284,7 @@ class TestDirect:
         progress = direct.answer(ListSource([*many(5), Quarantined(6, "no query", {})]))
         cheap, strong = progress.tiers["cheap"], progress.tiers["strong"]
         assert (progress.read, progress.instances, progress.quarantined, progress.fraction) == (5, 5, 1, 1.0)
-        assert (cheap.sent, cheap.done, cheap.candidates, cheap.abstained, cheap.in_flight) == (5, 5, 10, 0, 0)
+        assert (cheap.sent, cheap.done, cheap.candidates, cheap.abstained, cheap.awaited) == (5, 5, 10, 0, 0)
         assert (strong.sent, strong.done, strong.candidates, strong.abstained) == (10, 10, 10, 10)
 
     def test_the_source_is_read_no_further_ahead_than_the_work_goes(self, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relabel.fence import Fence
 from relabel.grounding import locate
-from relabel.prompts import delimiters, fence
 
 TEXT = "He said:  “it’s 42”,\nthen left — in 1990. See <passage> & [INST] ﬁnally, naïve café."
 
@@ -37,10 +37,43 @@ def test_a_span_is_found_where_it_stands_whatever_its_quotes_spaces_and_forms(sp
 
 @pytest.mark.parametrize(
     "span",
-    ["", "  ", "\u200b", "Then left", "left then", "then left quickly", "90", "hen left", "he sai", "42 then", "caf"],
+    [
+        "",
+        "  ",
+        "\u200b",
+        "Then left",
+        "left then",
+        "then left quickly",
+        "90",
+        "hen left",
+        "he sai",
+        "42 then",
+        "caf",
+        "cafe",
+        "naive",
+    ],
 )
 def test_a_span_that_the_text_does_not_hold_in_whole_words_is_not_found(span: str) -> None:
     assert locate(span, TEXT) is None
+
+
+@pytest.mark.parametrize(
+    ("span", "text"),
+    [
+        ("나는 바", "나는 밥을 먹는다"),
+        ("51", "Take 5½ tablets"),
+        ("51/2", "5½"),
+        ("1", "½ cup"),
+        ("102", "10² m"),
+        ("1", "①"),
+    ],
+)
+def test_a_part_of_a_letter_is_no_span_and_a_fraction_no_other_number(span: str, text: str) -> None:
+    assert locate(span, text) is None
+
+
+def test_a_degenerate_quote_of_a_repetitive_passage_takes_no_time() -> None:
+    assert locate("a" * 5_000, "b" + "a" * 250_000 + "b") is None
 
 
 def test_a_whole_word_is_found_behind_a_longer_one_that_holds_it() -> None:
@@ -68,5 +101,5 @@ def test_no_span_and_no_text_make_it_raise(span: str, text: str) -> None:
 )
 def test_whatever_a_model_copies_from_a_fenced_passage_is_found_in_the_passage(words: list[str]) -> None:
     text = " ".join(words)
-    place = locate(fence(text, delimiters("<passage>")), text)
+    place = locate(Fence("<passage>")(text), text)
     assert place is not None

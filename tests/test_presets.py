@@ -92,5 +92,5 @@ def test_positives_have_a_table_of_their_own(tmp_path: Path) -> None:
         ("p2", 2, "no_answer", True),
     ]
     report = json.loads((tmp_path / "run" / "report.json").read_bytes())
-    assert report["positives"] == {"judged": 2, "sound": 1, "suspect": 1, "abstained": 0}
+    assert report["positives"] == {"judged": 2, "sound": 1, "suspect": 1, "abstained": 0, "unanswered": 0}
     assert report["subsets"][""]["suspect_positives"] == 1

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from relabel.clients.errors import EXTRAS, Complaint, is_about_the_words
 from relabel.parsing import json_of, read_object
 from relabel.records import Reply, Request
 
 _PROOF = 2
-"""So many errors that went away without `response_format` show that it was their cause."""
+"""So many times must a server's own failure go away without a parameter, or a parameter show no effect from the first
+reply on, before that is laid on the parameter. A plain refusal is proof by itself.
+"""
+
+_TRIALS = 3
+"""Requests that fail with and without what they can do without; after that many no more is tried."""
+
+_TRANSIENT = (401, 402, 408, 409, 425, 429, 503, 504, 529)
+"""What is not about any parameter."""
 
 
 @dataclass(slots=True)
@@ -19,10 +29,12 @@ class Dialect:
 
     renamed: dict[str, str] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
-    ignored: set[str] = field(default_factory=set)
-    _kept: set[str] = field(default_factory=set)
-    _taken: bool = False
-    _relieved: int = 0
+    taken: set[str] = field(default_factory=set)
+    """Parameters that a request can do without, and that it has answered with."""
+    _unseen: Counter[str] = field(default_factory=Counter)
+    _seen: set[str] = field(default_factory=set)
+    _relieved: Counter[frozenset[str]] = field(default_factory=Counter)
+    _vain: int = 0
 
     @property
     def name(self) -> str:
@@ -34,21 +46,19 @@ class Dialect:
 
     def name_of(self, spoken: str) -> str:
         """The name of the dialect in which a request was put, with what the model has been found to ignore of it."""
-        return " ".join(filter(None, [spoken, *(f"~{name}" for name in sorted(self.ignored - self.dropped))]))
+        return " ".join(filter(None, [spoken, *(f"~{name}" for name in EXTRAS if self._ignores(name))]))
 
-    def body(self, request: Request, *, plain: bool = False) -> tuple[str, dict[str, Any]]:
-        """The name of the dialect, and the request as it is posted; `plain` without `response_format`."""
-        name = self.name
+    def body(self, request: Request, without: frozenset[str] = frozenset()) -> tuple[str, dict[str, Any]]:
+        """The name of the dialect, and the request as it is posted, without these parameters for once."""
+        dropped = self.dropped | _with_kin(without)
+        parts = [self.name, *(f"-{name}" for name in sorted(dropped - self.dropped))]
         body: dict[str, Any] = {"model": request.model, "messages": request.messages}
         for parameter, value in request.sampling.items():
-            if parameter not in self.dropped:
+            if parameter not in dropped:
                 body[self.renamed.get(parameter, parameter)] = value
-        if request.reply_schema is not None and "response_format" not in self.dropped:
-            if plain:
-                name = f"{name} -response_format".strip()
-            else:
-                body["response_format"] = {"type": "json_schema", "json_schema": request.reply_schema}
-        return name, body
+        if request.reply_schema is not None and "response_format" not in dropped:
+            body["response_format"] = {"type": "json_schema", "json_schema": request.reply_schema}
+        return " ".join(filter(None, parts)), body
 
     def optional(self) -> set[str]:
         """Parameters that a request can do without, as they are sent."""
@@ -60,46 +70,65 @@ class Dialect:
         before = self.name
         if name == "max_tokens":
             self.renamed[name] = "max_completion_tokens"
-        elif name in ("logprobs", "top_logprobs"):
-            self.dropped |= {"logprobs", "top_logprobs"}
         else:
-            self.dropped.add(next((old for old, new in self.renamed.items() if new == name), name))
+            self.dropped |= _with_kin({next((old for old, new in self.renamed.items() if new == name), name)})
         return self.name != before
 
-    def may_be_too_much(self, sent: Mapping[str, Any]) -> bool:
-        """Whether an error of the server may be for `response_format`, which some fail at instead of refusing it."""
-        return "response_format" in sent and not self._taken
+    def trials(self, sent: Mapping[str, Any], fault: Complaint) -> list[frozenset[str]]:
+        """What to leave out, one after the other, to see whether an error goes away: parameters that the model has
+        never answered with, if the error does not say that it is about something else.
+        """
+        if fault.status in (200, *_TRANSIENT) or fault.param or is_about_the_words(fault) or self._vain >= _TRIALS:
+            return []
+        unproven = [name for name in EXTRAS if name in sent and name not in self.taken]
+        each = [frozenset({name}) for name in unproven]
+        return [*each, frozenset(unproven)] if len(each) > 1 else each
 
-    def heard(self, request: Request, sent: Mapping[str, Any], reply: Reply, *, plain: bool) -> Iterator[str]:
+    def failed(self, without: frozenset[str]) -> None:
+        """A request that failed has failed without what it can do without, too."""
+        self._vain += bool(without)
+
+    def heard(
+        self, request: Request, sent: Mapping[str, Any], reply: Reply, without: frozenset[str], fault: Complaint | None
+    ) -> Iterator[str]:
         """Learn from a reply; yields what is found out, in words, each thing once.
 
-        A model ignores a parameter if its first replies show nothing of it. That one reply among many does not is
-        no more than a faulty reply.
+        `without` was left out of the request for once, after it had failed for this `fault`.
         """
-        if plain:
-            self._relieved += 1
-            if self._relieved == _PROOF and self.learn("response_format"):
-                yield "fails at 'response_format': left out; the prompt asks for the form in words"
-        if reply.finish_reason not in (None, "stop") or reply.refusal or not reply.text.strip():
+        self.taken |= EXTRAS.keys() & sent.keys()
+        if without and fault is not None:
+            self._relieved[without] += 1
+            if self._relieved[without] >= (_PROOF if fault.status >= 500 else 1) and not without & self.taken:
+                for name in sorted(without):
+                    if self.learn(name):
+                        yield f"does not take {name!r}: left out ({fault})"
+        if reply.finish_reason not in (None, "stop") or reply.refusal or (not reply.text.strip() and reply.reasoning):
             return  # a reply that is no whole answer shows nothing
-        if "response_format" in sent:
-            self._taken = True
-            if self._ignores("response_format", _keeps_to(request, reply)):
-                yield (
-                    "takes 'response_format' but does not keep to it: the prompt asks for the form in words, and what "
-                    "is not in that form abstains"
-                )
-        if "logprobs" in sent and self._ignores("logprobs", reply.logprobs is not None):
+        if "response_format" in sent and self._shows("response_format", _keeps_to(request, reply)):
+            yield (
+                "takes 'response_format' but does not keep to it: the prompt asks for the form in words, and what is "
+                "not in that form abstains"
+            )
+        if "logprobs" in sent and reply.text and self._shows("logprobs", reply.logprobs is not None):
             yield "takes 'logprobs' but gives none: confidence comes from samples, if the judge asks for several"
 
-    def _ignores(self, parameter: str, kept: bool) -> bool:
-        """Whether this reply is the one that shows that a parameter is ignored."""
-        if kept:
-            self._kept.add(parameter)
-        if kept or parameter in self._kept or parameter in self.ignored:
+    def _shows(self, parameter: str, effect: bool) -> bool:
+        """Whether this reply is the one that shows that a parameter has no effect."""
+        if effect:
+            self._seen.add(parameter)
             return False
-        self.ignored.add(parameter)
-        return True
+        self._unseen[parameter] += 1
+        return self._unseen[parameter] == _PROOF and self._ignores(parameter)
+
+    def _ignores(self, parameter: str) -> bool:
+        """Whether replies that might have shown an effect of a parameter never did."""
+        return self._unseen[parameter] > 0 and parameter not in self._seen and parameter not in self.dropped
+
+
+def _with_kin(names: Collection[str]) -> set[str]:
+    """`top_logprobs` is nothing without `logprobs`, nor the other way round."""
+    kin = {"logprobs", "top_logprobs"}
+    return {*names, *kin} if kin & set(names) else set(names)
 
 
 def _keeps_to(request: Request, reply: Reply) -> bool:

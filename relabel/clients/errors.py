@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -18,11 +18,17 @@ from relabel.errors import RunStopped
 _UNSUPPORTED = re.compile(
     r"unsupported|not supported|does not support|unrecognized|unknown|not permitted", re.IGNORECASE
 )
-_EXTRAS = {
+EXTRAS: Mapping[str, re.Pattern[str]] = {
     "response_format": re.compile(r"response_format|json_schema|structured.?output|guided|grammar", re.IGNORECASE),
-    "logprobs": re.compile(r"logprobs", re.IGNORECASE),
+    "logprobs": re.compile(r"log.?prob", re.IGNORECASE),
 }
-"""Parameters that a request can always do without: an error that speaks of one is taken to be about it."""
+"""Parameters that a request can always do without, and words of errors that are about them."""
+
+_ABOUT_THE_WORDS = re.compile(
+    r"context.?(length|window)|maximum context|too long|too many tokens|content.?(filter|management|policy)|safety",
+    re.IGNORECASE,
+)
+"""Words of errors that are about what was asked, however the server may answer otherwise."""
 
 _WRONG_KEY = re.compile(
     r"(incorrect|invalid|missing|expired) api[ _-]?key|api[ _-]?key (is )?(not valid|invalid|expired)", re.IGNORECASE
@@ -113,13 +119,25 @@ def classify(fault: Complaint) -> Again | Refused | RunStopped:
     return RunStopped(f"{fault}. That is no chat completions API; check base_url.")
 
 
-def unsupported(fault: Complaint, body: Mapping[str, Any]) -> str | None:
-    """The parameter of `body` that the model does not take, if that is what the error says."""
+def is_about_the_words(fault: Complaint) -> bool:
+    """Whether an error is about what this very request says: too long, or nothing that the server would answer."""
+    return bool(_ABOUT_THE_WORDS.search(fault.code) or _ABOUT_THE_WORDS.search(fault.message))
+
+
+def unsupported(fault: Complaint, body: Mapping[str, Any], taken: Collection[str] = ()) -> str | None:
+    """The parameter of `body` that the model does not take, if that is what the error says.
+
+    `taken` are those that the model has answered with before: words alone do not speak against them.
+    """
+    if fault.status not in (200, 400, 403, 422, 500, 501) or is_about_the_words(fault):
+        return None
+    for name, words in EXTRAS.items():
+        if name in body and fault.param is not None and name in fault.param:
+            return name
+        if name in body and name not in taken and not fault.param and words.search(fault.message):
+            return name
     if fault.status not in (400, 422):
         return None
-    for name, words in _EXTRAS.items():
-        if name in body and ((fault.param or "").startswith(name) or words.search(fault.message)):
-            return name
     if not (fault.code.startswith("unsupported") or _UNSUPPORTED.search(fault.message)):
         return None
     for name in body.keys() - {"model", "messages"}:

@@ -141,33 +141,38 @@ class OpenAIClient:
     async def _once(self, request: Request) -> Reply:
         """One attempt, and again at once for each parameter that the model turns out not to take."""
         dialect = self._dialects.setdefault(request.model, Dialect())
-        plain = False
+        first: Complaint | None = None
+        trials: list[frozenset[str]] = []
+        without: frozenset[str] = frozenset()
         while True:
-            spoken, sent = dialect.body(request, plain=plain)
+            spoken, sent = dialect.body(request, without)
             body = orjson.dumps(sent | {"messages": orjson.Fragment(request.messages_json)})
             status, headers, content, seconds = await self._exchange(request, body)
             if status == 200 and (reply := reply_of(content, seconds)) is not None:
                 self._heard = True
-                for found_out in dialect.heard(request, sent, reply, plain=plain):
+                for found_out in dialect.heard(request, sent, reply, without, first):
                     self._say(f"{request.model} at {self.endpoint} {found_out}")
                 return replace(reply, dialect=dialect.name_of(spoken))
             found = complaint(status, headers, content, self._target.secrets)
-            if status == 200:
-                raise Again(f"status 200 without a chat completion: {found.message[:80]!r}")
-            if (name := unsupported(found, sent)) is not None:
+            if (name := unsupported(found, sent, dialect.taken)) is not None:
                 self._learn(request.model, dialect, name, found)
                 continue
-            if status in (500, 501) and not plain and dialect.may_be_too_much(sent):
-                plain = True
+            if first is None:
+                first, trials = found, dialect.trials(sent, found)
+            if trials:
+                without = trials.pop(0)
                 continue
-            fault = self._fault(found)
+            dialect.failed(without)
+            fault = self._fault(first)
             if isinstance(fault, Refused):
                 self._heard = True
-                return Reply("refused", error=str(fault), dialect=spoken, seconds=seconds)
+                return Reply("refused", error=str(fault), dialect=dialect.name, seconds=seconds)
             raise fault
 
     def _fault(self, found: Complaint) -> Again | Refused | RunStopped:
         """What an error means, here and now."""
+        if found.status == 200:
+            return Again(f"status 200 without a chat completion: {found.message[:80]!r}")
         if found.wait is not None and found.status in (429, 503):
             self._keep_quiet(found.wait, str(found))
         fault = classify(found)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from relabel.clients.errors import read_json
 from relabel.records import Reply, Token, Usage
 from relabel.text import well_formed
+
+_FAR = 1e6
+"""No log probability is that far from zero; some servers write -9999 for hardly any."""
 
 
 def reply_of(content: bytes, seconds: float) -> Reply | None:
@@ -76,6 +78,6 @@ def _alternative(one: Any) -> tuple[str, float] | None:
     if not isinstance(one, dict) or not isinstance(one.get("token"), str):
         return None
     logprob = one.get("logprob")
-    if not isinstance(logprob, (int, float)) or isinstance(logprob, bool) or not math.isfinite(logprob):
+    if not isinstance(logprob, (int, float)) or isinstance(logprob, bool) or not -_FAR < logprob < _FAR:
         return None
     return well_formed(one["token"]), round(float(logprob), 6)

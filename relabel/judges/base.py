@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from relabel.config import LLMJudgeSettings
+from relabel.errors import ConfigError
 from relabel.forms import NO_ANSWER
 from relabel.judges.questions import Messages
 from relabel.judges.votes import Vote, best
@@ -33,8 +34,10 @@ EMPTY_TEXT = "empty_text"
 TOO_LONG = "too_long"
 """The reason of a verdict on a candidate that fits no prompt, not even in parts."""
 
-SUSPECT_POSITIVE = "suspect_positive"
-"""The reason of a verdict on a candidate for which no positive holds an answer to compare it with."""
+SUSPECT_POSITIVE, UNSURE_POSITIVE = "suspect_positive", "unsure_positive"
+"""The reasons of a verdict on a candidate that there is no positive to compare with: none holds an answer, or it is not
+known whether one does.
+"""
 
 Retry = frozenset[Literal["abstained", "refused"]]
 
@@ -66,6 +69,12 @@ class LLMJudge:
         self.prompt = prompt
         self.retry = retry
         self.limit = (settings.context - (settings.max_tokens or 0)) * BYTES_PER_TOKEN
+        least = min(size(prompt.messages(kind, "", (), ())) for kind in prompt.head.criteria)
+        if least + _LEAST_ROOM > self.limit:
+            raise ConfigError(
+                f"tier {tier!r}: a context of {settings.context} tokens less max_tokens {settings.max_tokens} holds "
+                f"{self.limit} bytes for sure; the prompt's own words take {least}. Raise context, or lower max_tokens"
+            )
 
     def judge(self, case: Case, kind: str, candidates: Sequence[int]) -> Asking[Found]:
         """Verdicts of the candidates at these 0-based places, by the criteria of this kind."""
@@ -125,9 +134,9 @@ class LLMJudge:
         tier, judge, model, winner = self.tier, self.prompt.label, self.settings.model, vote.winner
         keys = vote.keys if len(vote.keys) > 1 else None
         if isinstance(winner, Abstained):
-            found = winner.found or None if vote.key else None
+            found = winner.found or None
             return Verdict(
-                tier, judge, model, None, winner.reason, votes=vote.votes, evidence=found, key=vote.key, keys=keys
+                tier, judge, model, None, winner.reason, votes=vote.votes, found=found, key=vote.key, keys=keys
             )
         return Verdict(
             tier,
@@ -161,23 +170,26 @@ class LLMJudge:
         sizes = [size(self.prompt.messages(kind, "", (), [one])) - empty + _PER_PASSAGE for one in passages]
         return lists(sizes, self.limit - size(bare()), self.settings.max_candidates)
 
-    def trusted_positives(self, case: Case) -> list[int] | None:
+    def trusted_positives(self, case: Case) -> list[int] | Abstained:
         """The positives to compare with, by place: all of them, or, where the settings do not trust a positive in which
-        no answer was found, those that hold one; None if there are none of these.
+        no answer was found, those that hold one.
         """
         if self.settings.suspect_positive == "rank" or not any(case.positives):
             return list(range(len(case.positives)))
-        holding = [place for place in range(len(case.positives)) if snippet_of(case.positives[place]) is not None]
-        return holding or None
+        holding = [place for place, verdicts in enumerate(case.positives) if snippet_of(verdicts) is not None]
+        if holding:
+            return holding
+        unsure = any(verdicts and verdicts[-1].abstained is not None for verdicts in case.positives)
+        return Abstained(UNSURE_POSITIVE if unsure else SUSPECT_POSITIVE)
 
 
-def snippet_of(verdicts: Sequence[Verdict]) -> str | None:
-    """The answer that an earlier tier found in a passage, if the last one that looked for it did."""
+def snippet_of(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The verdict with the answer that an earlier tier found in a passage, if the last one that looked for it did."""
     for verdict in reversed(verdicts):
         if verdict.label == NO_ANSWER or verdict.abstained is not None:
             return None
         if verdict.evidence is not None:
-            return verdict.evidence
+            return verdict
     return None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from relabel.judges.base import EMPTY_TEXT, SUSPECT_POSITIVE, TOO_LONG, Found, LLMJudge, fits, has_text
+from relabel.judges.base import EMPTY_TEXT, TOO_LONG, Found, LLMJudge, fits, has_text
 from relabel.judges.questions import Messages, Question, ask
 from relabel.judges.votes import vote
 from relabel.parsing import Abstained, Opinion, parse_answer, parse_grade, parse_versus
@@ -40,8 +40,8 @@ class PointwiseJudge(LLMJudge):
         """A passage is judged whole if it fits the context, or else in overlapping windows."""
         instance = case.instance
         shown = self.trusted_positives(case) if self.prompt.form.positives else []
-        if shown is None:
-            return Found(dict.fromkeys(candidates, self.abstain(SUSPECT_POSITIVE)), {})
+        if isinstance(shown, Abstained):
+            return Found(dict.fromkeys(candidates, self.abstain(shown.reason)), {})
         yardsticks = [instance.positives[place] for place in shown]
 
         def render(passage: Passage) -> Messages:
@@ -76,21 +76,32 @@ class PointwiseJudge(LLMJudge):
         return partial(parser, passage=passage)
 
     def _ask(self, windows: Sequence[_Window]) -> Asking[None]:
-        """Ask once; and where that does not show how sure the model is, as often as `samples` says."""
-        yield from ask([window.questions[0] for window in windows])
+        """Ask as often as `samples` says; just once where probabilities are asked for and the first reply has them."""
+        if not self.settings.top_logprobs:
+            self._sample(windows)
+        yield from ask([question for window in windows for question in window.questions])
+        if self.settings.top_logprobs:
+            yield from ask(self._sample([window for window in windows if _unmeasured(window.questions[0])]))
+
+    def _sample(self, windows: Sequence[_Window]) -> list[Question[Opinion]]:
+        """Add the further samples of the first question of each window."""
         more = []
         for window in windows:
-            first = window.questions[0]
-            measured = isinstance(first.result, Opinion) and first.result.score is not None
-            if not measured and first.result != Abstained(UNANSWERED):
-                window.questions += [
-                    Question(self, first.messages, first.read, sample) for sample in range(1, self.settings.samples)
-                ]
-                more += window.questions[1:]
-        yield from ask(more)
+            (first,) = window.questions
+            samples = range(1, self.settings.samples)
+            window.questions += [Question(self, first.messages, first.read, sample) for sample in samples]
+            more += window.questions[1:]
+        return more
 
     def _verdict(self, subject: _Subject) -> Verdict:
         if subject.unjudged:
             return self.abstain(subject.unjudged)
         votes = [vote([(q.result, q.key) for q in window.questions], "samples") for window in subject.windows]
         return self.verdict([(window.start, one) for window, one in zip(subject.windows, votes, strict=True)])
+
+
+def _unmeasured(first: Question[Opinion]) -> bool:
+    """Whether a reply leaves open how sure the model is."""
+    if isinstance(first.result, Abstained):
+        return first.result.reason != UNANSWERED
+    return first.result.score is None

@@ -7,11 +7,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 
-from relabel.forms import ABOVE, BELOW
+from relabel.forms import ABOVE, BELOW, UNPROVEN
 from relabel.judges.base import (
     EMPTY_TEXT,
     SUSPECT_POSITIVE,
@@ -25,7 +25,7 @@ from relabel.judges.base import (
 from relabel.judges.questions import Messages, Question, ask
 from relabel.judges.votes import Vote, vote
 from relabel.parsing import Abstained, Opinion, parse_ranking
-from relabel.records import Asking, Case, Passage, Reply, Verdicts
+from relabel.records import Asking, Case, Passage, Reply, Verdict, Verdicts
 
 Places = list[int | None]
 
@@ -34,9 +34,10 @@ Places = list[int | None]
 class _Window:
     """One list of passages, the positives first, and its ranking in each order in which it was shown.
 
-    Of a candidate that is too long it holds the part that begins at `start`.
+    `candidates` are their places in the instance. Of one that is too long it holds the part that begins at `start`.
     """
 
+    passages: list[Passage]
     positives: int
     candidates: list[int]
     start: int
@@ -46,6 +47,9 @@ class _Window:
 class RankingJudge(LLMJudge):
     """Shows candidates and positives in one list, in one or several orders, and compares their places.
 
+    A candidate in which an earlier tier has found an answer is "above" or "below"; one in which none has, and which is
+    not above, is "unproven": for all that is known it is a true negative.
+
     Every window of a long list holds all the positives that are shown, so that a candidate is only ever compared with
     a positive that was ranked along with it. "above" means: placed higher than the positive (of several: the `best`,
     which has the highest place on the average of the orders; `any`; or `all`) in most of the orders.
@@ -54,7 +58,10 @@ class RankingJudge(LLMJudge):
     def judge(self, case: Case, kind: str, candidates: Sequence[int]) -> Asking[Found]:
         """A candidate that does not fit the context beside the positives is ranked in parts; the best one stands."""
         instance = case.instance
-        positives = [self._shown(instance.positives[p], case.positives[p]) for p in self.trusted_positives(case) or ()]
+        trusted = self.trusted_positives(case)
+        if isinstance(trusted, Abstained):
+            return Found(dict.fromkeys(candidates, self.abstain(trusted.reason)), {})
+        positives = [self._shown(instance.positives[place], case.positives[place]) for place in trusted]
         positives = [passage for passage in positives if has_text(passage)]
         if not positives:
             return Found(dict.fromkeys(candidates, self.abstain(SUSPECT_POSITIVE)), {})
@@ -78,15 +85,15 @@ class RankingJudge(LLMJudge):
         yield from ask([question for one in asked for question in one.questions])
         votes: defaultdict[int, list[tuple[int, Vote]]] = defaultdict(list)
         for one in asked:
-            for place, found in self._votes(one):
+            for place, found in self._votes(one, case):
                 votes[place].append((one.start, found))
         verdicts = {place: self.abstain(TOO_LONG if place in judged else EMPTY_TEXT) for place in candidates}
         return Found(verdicts | {place: self.verdict(parts) for place, parts in votes.items()}, {})
 
     def _shown(self, passage: Passage, verdicts: Verdicts) -> Passage:
         """The passage as the ranking shows it: by its snippet where it has one and snippets are wanted."""
-        snippet = snippet_of(verdicts) if self.settings.show == "snippets" else None
-        return passage if snippet is None else passage._replace(text=snippet)
+        found = snippet_of(verdicts) if self.settings.show == "snippets" else None
+        return passage if found is None or found.evidence is None else passage._replace(text=found.evidence)
 
     def _window(
         self,
@@ -103,27 +110,30 @@ class RankingJudge(LLMJudge):
             needed = [number for number, item in enumerate(order, 1) if item < len(positives)]
             read = partial(_places, order=order, needed=needed)
             questions.append(Question(self, render([passages[item] for item in order]), read))
-        return _Window(len(positives), places, start, questions)
+        return _Window(passages, len(positives), places, start, questions)
 
-    def _votes(self, window: _Window) -> Iterator[tuple[int, Vote]]:
+    def _votes(self, window: _Window, case: Case) -> Iterator[tuple[int, Vote]]:
         """What the orders of a window say of each of its candidates, by place."""
         yardsticks = range(window.positives)
         ranked = [q.result for q in window.questions if not isinstance(q.result, Abstained)]
         best = min(yardsticks, key=lambda item: sum(places[item] or 0 for places in ranked))
         for item, place in enumerate(window.candidates, window.positives):
-            said = [(self._opinion(q.result, item, best, yardsticks), q.key) for q in window.questions]
-            yield place, vote(said, "orders")
+            twins = [other for other in yardsticks if _words(window.passages[other]) == _words(window.passages[item])]
+            said = [(self._opinion(q.result, item, twins, best, yardsticks), q.key) for q in window.questions]
+            yield place, _with_evidence(vote(said, "orders"), snippet_of(case.candidates[place]))
 
     def _opinion(
-        self, places: Places | Abstained, item: int, best: int, yardsticks: Sequence[int]
+        self, places: Places | Abstained, item: int, twins: Sequence[int], best: int, yardsticks: Sequence[int]
     ) -> Opinion | Abstained:
-        """What one order says of one candidate."""
+        """What one order says of one candidate. It answers just as directly as a positive shown in the same words."""
         if isinstance(places, Abstained):
             return places
         mine = places[item]
         if mine is None:
             return Abstained("left_out")
         theirs = [places[yardstick] or 0 for yardstick in yardsticks]
+        if twins:
+            mine = min(theirs[twin] for twin in twins)
         bar = {"best": theirs[best], "any": max(theirs), "all": min(theirs)}[self.settings.above]
         return Opinion(ABOVE if mine < bar else BELOW)
 
@@ -137,6 +147,23 @@ def _places(reply: Reply, order: Sequence[int], needed: Sequence[int]) -> Places
     for item, place in zip(order, ranking, strict=True):
         places[item] = place
     return places
+
+
+def _with_evidence(vote: Vote, found: Verdict | None) -> Vote:
+    """The vote with the answer that was found in the candidate; without one, being below a positive proves nothing."""
+    winner = vote.winner
+    if isinstance(winner, Abstained):
+        return vote
+    if found is not None:
+        return replace(vote, winner=replace(winner, evidence=found.evidence, offset=found.offset))
+    if winner.label == BELOW:
+        votes = vote.votes and {UNPROVEN if label == BELOW else label: n for label, n in vote.votes.items()}
+        return replace(vote, winner=replace(winner, label=UNPROVEN), votes=votes)
+    return vote
+
+
+def _words(passage: Passage) -> tuple[list[str], list[str]]:
+    return passage.title.split(), passage.text.split()
 
 
 def orders_of(query: str, passages: Sequence[Passage], count: int) -> list[list[int]]:

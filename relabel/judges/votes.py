@@ -46,10 +46,12 @@ def vote(said: Sequence[tuple[Opinion | Abstained, str | None]], kind: ScoreKind
 
 
 def best(parts: Sequence[tuple[int, Vote]], labels: Sequence[str]) -> Vote:
-    """What the windows of a passage come to, each with its 0-based offset: the first that says most in its favour.
+    """What the windows of a passage come to, each with its 0-based offset: the one that says most in its favour, and of
+    several the surest.
 
     `labels` are ordered, the last most in favour. A window that says nothing leaves the passage undecided, unless
-    another has found all that there is to find.
+    another has found all that there is to find. What stands only because no window says more is as sure as the least
+    sure of them.
     """
     if len(parts) == 1:
         return parts[0][1]
@@ -59,7 +61,12 @@ def best(parts: Sequence[tuple[int, Vote]], labels: Sequence[str]) -> Vote:
     top = max((labels.index(winner.label) for _, _, winner in spoken), default=-1)
     if silent is not None and top < len(labels) - 1:
         return replace(silent, keys=keys)
-    start, one, winner = next(found for found in spoken if labels.index(found[2].label) == top)
+    chosen = [found for found in spoken if labels.index(found[2].label) == top]
+    start, one, winner = max(chosen, key=lambda found: found[2].score or 0.0)
+    score = winner.score
+    if top < len(labels) - 1:
+        scores = [said.score for _, _, said in spoken]
+        score = None if None in scores else min(one for one in scores if one is not None)
     in_title = winner.evidence is not None and winner.offset is None
     offset = None if in_title else start + (winner.offset or 0)
-    return replace(one, winner=replace(winner, offset=offset), keys=keys)
+    return replace(one, winner=replace(winner, offset=offset, score=score), keys=keys)

@@ -16,6 +16,7 @@ from relabel.testing.server import Answer
 
 _NUMBER = re.compile(r"\d+")
 _FIRST_CANDIDATE = re.compile(r"^Doc \(1\)", re.MULTILINE)
+_BLOCK = re.compile(r"<passage>\n(.*?)\n</passage>", re.DOTALL)
 _SNIPPET = 240
 """Letters that it quotes of a passage at most."""
 
@@ -94,15 +95,22 @@ class LabelledJudge:
         return (max(grade or 0.0, self._relevant)) if relevant else None
 
     def _shown(self, query: str, prompt: str) -> list[_Shown]:
-        """The passages in the prompt, in order. A text within a longer one is a part of that, and no passage."""
+        """The passages in the prompt, in order: whole texts, its own snippets, or windows of a text that hold its
+        snippet. What stands within a longer one is a part of that, and no passage; nor is what stands in the query.
+        """
+        begin = max(0, prompt.find("</query>"))
         found: dict[int, tuple[int, str]] = {}
         for text in self._labels.get(query, {}):
-            for said in {_bare(text), _bare(self.snippet(text))}:
-                start = prompt.find(f"\n{said}\n") if said.strip() else -1
+            snippet = _bare(self.snippet(text))
+            for said in {_bare(text), snippet}:
+                start = prompt.find(f"\n{said}\n", begin) if said.strip() else -1
                 while start >= 0:
                     if len(said) > found.get(start + 1, (0, ""))[0]:
                         found[start + 1] = (len(said), text)
                     start = prompt.find(f"\n{said}\n", start + 1)
+            for block in _BLOCK.finditer(prompt, begin):
+                if snippet and snippet in block[1] in _bare(text):
+                    found.setdefault(block.start(1), (len(block[1]), text))
         shown: list[_Shown] = []
         end = 0
         for at in sorted(found):
@@ -117,7 +125,8 @@ class LabelledJudge:
         shown = self._shown(query, prompt)
         if form == "answer-ranking":
             ranked = sorted(shown, key=lambda one: (-(self._grade(query, one.text) or 0.0), one.text))
-            return json_reply(ranking=[one.number for one in ranked])
+            numbers = [one.number for one in ranked]
+            return json_reply(ranking=[*numbers, *(n for n in _numbers(prompt) if n not in numbers)])
         positives, candidates = self._sides(form, shown, prompt)
         bar = max((grade for one in positives if (grade := self._grade(query, one.text)) is not None), default=0.0)
         if form == "rlhn":
@@ -126,13 +135,14 @@ class LabelledJudge:
             worse = [number for number, grade in sorted(grades.items()) if grade is not None and grade < bar]
             return rlhn_reply(better, worse)
         text = candidates[-1].text if candidates else ""
-        return self._pointwise(form, text, self._grade(query, text), bar)
+        most = max(self._labels.get(query, {}).values(), default=0.0)
+        return self._pointwise(form, text, self._grade(query, text), bar, most)
 
-    def _pointwise(self, form: str, text: str, grade: float | None, bar: float) -> str:
+    def _pointwise(self, form: str, text: str, grade: float | None, bar: float, most: float) -> str:
         if form == "answer-snippet":
             return json_reply(answer=None if grade is None else self.snippet(text))
         if form == "graded":
-            return json_reply(grade=0 if grade is None else 2 if grade < bar else 3)
+            return json_reply(grade=0 if grade is None else 3 if grade >= most else 2)
         if grade is None:
             return json_reply(verdict=IRRELEVANT, evidence="")
         verdict = BETTER if grade > bar else EQUAL if grade == bar else WORSE
@@ -150,6 +160,12 @@ class LabelledJudge:
             pairs = enumerate(pairwise(shown), 1)
             first = next((nth for nth, (one, other) in pairs if other.number <= one.number), 0)
         return list(shown[:first]), list(shown[first:])
+
+
+def _numbers(prompt: str) -> list[int]:
+    """The numbers of all passages in the prompt, known or not."""
+    found = [_NUMBER.findall(prompt[: block.start()])[-1:] for block in _BLOCK.finditer(prompt)]
+    return [int(number) for numbers in found for number in numbers]
 
 
 def _bare(text: str) -> str:

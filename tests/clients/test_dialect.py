@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import openai
@@ -76,6 +76,71 @@ def test_a_server_that_refuses_structured_replies_is_asked_without_and_that_is_s
     assert sum("response_format" in body for body in server.bodies) < 12 or fault.status >= 500
 
 
+def picky(fault: Answer, *parameters: str) -> Handler:
+    def handler(body: dict[str, Any]) -> str | Answer:
+        return fault if any(name in body for name in parameters) else GOOD
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        error(400, "Bad Request"),
+        error(400, "JSON mode is not available for this model"),
+        error(403, "You are not allowed to request that from this model"),
+        error(404, "No endpoints found that can handle the requested parameters."),
+        error(415, "?"),
+        error(500, "oops"),
+        error(502, "bad gateway"),
+        Answer(status=422, body={}),
+        Answer(status=200, body={"error": {"message": "response_format and logprobs are not supported"}}),
+    ],
+)
+@pytest.mark.parametrize("parameters", [["response_format"], ["logprobs"], ["response_format", "logprobs"]])
+def test_a_server_that_does_not_say_what_it_does_not_take_is_found_out_by_leaving_it_out(
+    fault: Answer, parameters: list[str]
+) -> None:
+    told: list[str] = []
+    with ReplyServer(picky(fault, *parameters), keep=True) as server:
+        found = replies(server.url, [graded(str(n), logprobs=True, top_logprobs=5) for n in range(12)], say=told.append)
+    assert {one.text for one in found} == {GOOD}
+    assert all(any(f"'{name}'" in said for said in told) for name in parameters)
+    assert server.asked.total() <= 12 + 3 * 12
+    assert not set(parameters) & server.bodies[-1].keys()
+
+
+def test_passing_failures_of_a_server_that_has_taken_it_are_not_laid_on_structure() -> None:
+    turns: Iterator[str | Answer] = iter([GOOD, error(500, "oops"), error(500, "oops"), *[GOOD] * 60])
+    told: list[str] = []
+    with ReplyServer(lambda _: next(turns), keep=True) as server:
+        replies(server.url, [graded(str(n)) for n in range(12)], say=told.append)
+    assert told == []
+    assert all("response_format" in body for body in server.bodies)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        error(400, "maximum context length is 100 (140 in the messages, 9 in the response_format)", code="x"),
+        error(400, "140 tokens, 9 of them in the response_format", code="context_length_exceeded", param="messages"),
+        error(400, "filtered: the grammar of hate", code="content_filter"),
+        error(400, "bad logprobs in the text", param="messages"),
+    ],
+)
+def test_an_error_about_the_words_of_a_request_is_laid_on_no_parameter(fault: Answer) -> None:
+    told: list[str] = []
+
+    def handler(body: dict[str, Any]) -> str | Answer:
+        return fault if body["messages"][0]["content"] == "0" else GOOD
+
+    with ReplyServer(handler, keep=True) as server:
+        found = replies(server.url, [graded(str(n), logprobs=True) for n in range(6)], say=told.append)
+    assert [one.status for one in found] == ["refused"] + ["ok"] * 5
+    assert not any("not take" in said for said in told)
+    assert all("response_format" in body for body in server.bodies)
+
+
 def test_an_error_that_stays_without_structure_is_not_laid_on_it() -> None:
     told: list[str] = []
     with ReplyServer(lambda _: error(500, "down")) as server, pytest.raises(AssertionError):
@@ -83,7 +148,7 @@ def test_an_error_that_stays_without_structure_is_not_laid_on_it() -> None:
     assert told == []
 
 
-def test_a_server_that_ignores_the_schema_is_found_out_by_its_first_reply() -> None:
+def test_a_server_that_ignores_the_schema_is_found_out_by_its_first_replies() -> None:
     found, told, server = asked(lambda _: PROSE)
     assert len(told) == 1
     assert "does not keep to it" in told[0]
@@ -91,11 +156,17 @@ def test_a_server_that_ignores_the_schema_is_found_out_by_its_first_reply() -> N
     assert all("response_format" in body for body in server.bodies)
 
 
-def test_one_faulty_reply_among_many_accuses_nobody() -> None:
-    turns = iter([GOOD, PROSE, *[GOOD] * 10])
-    found, told, _ = asked(lambda _: next(turns))
+@pytest.mark.parametrize("place", [0, 1, 7])
+def test_one_faulty_reply_among_many_accuses_nobody(place: int) -> None:
+    told: list[str] = []
+
+    def handler(body: dict[str, Any]) -> str:
+        return PROSE if body["messages"][0]["content"] == str(place) else GOOD
+
+    with ReplyServer(handler) as server:
+        found = replies(server.url, [graded(str(n)) for n in range(12)], say=told.append)
     assert told == []
-    assert {one.dialect for one in found} == {""}
+    assert [one.dialect for one in found if one.text == GOOD] == [""] * 11
 
 
 @pytest.mark.parametrize(

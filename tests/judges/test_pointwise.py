@@ -51,7 +51,7 @@ class TestSnippets:
 
         found, calls = judged("answer-snippet", case(instance(1)), script, retries=1)
         assert said(found.candidates) == ["ungrounded"]
-        assert found.candidates[0].evidence == "I know better"
+        assert (found.candidates[0].evidence, found.candidates[0].found) == (None, "I know better")
         assert [call.request.sample for round_ in calls for call in round_ if not call.optional] == [0, 0, 1, 1]
 
     def test_a_passage_without_text_is_not_asked_about(self) -> None:
@@ -108,8 +108,9 @@ class TestSuspectPositives:
 
     def test_leave_the_candidates_undecided_where_none_is_trusted(self) -> None:
         labels, prompts = self.compared(self.snippets("no_answer", None), suspect_positive="undecided")
-        assert labels == ["suspect_positive"] * 2
+        assert labels == ["unsure_positive"] * 2
         assert prompts == []
+        assert self.compared(self.snippets("no_answer"), suspect_positive="undecided")[0] == ["suspect_positive"] * 2
 
     def test_are_left_out_where_another_positive_holds_an_answer(self) -> None:
         labels, prompts = self.compared(self.snippets("no_answer", "answer"), suspect_positive="undecided")
@@ -127,6 +128,7 @@ class TestConfidence:
             return says(grade=3 if call.request.sample in (0, 2000) else 2)
 
         found, rounds = judged("graded", case(instance(1)), script, samples=3, temperature=0.7)
+        assert len(rounds) == 1
         verdict = found.candidates[0]
         assert (verdict.label, verdict.score, verdict.score_kind) == ("3", 0.666667, "samples")
         assert verdict.votes == {"2": 1, "3": 2}
@@ -199,8 +201,23 @@ class TestLongPassages:
         assert len(calls) > 2
         assert verdict.label == "3"
         assert verdict.offset is not None
+        assert verdict.score is None
         assert "treasure" in text[verdict.offset : verdict.offset + len(shown(calls[0])) + 200]
         assert verdict.keys == tuple(call.request.key for call in calls)
+
+    def test_are_as_sure_as_the_surest_that_finds_all_or_the_least_sure_that_finds_less(self) -> None:
+        def script(grade: int, call: Call) -> Reply:
+            share = 0.9 if "trash" in shown(call) else 0.6
+            text = f'{{"grade":{grade}}}'
+            tokens = (Token('{"grade":', 0.0), Token(str(grade), log(share), (("x", log(1 - share)), ("0", log(0.05)))))
+            return Reply("ok", text, "stop", logprobs=(*tokens, Token("}", 0.0)))
+
+        of = self.long("trash", "more", "and more")
+        surest, least = (
+            judged("graded", of, partial(script, grade), top_logprobs=5, **self.SMALL)[0].candidates[0]
+            for grade in (3, 1)
+        )
+        assert (surest.score or 0) > 0.94 > 0.93 > (least.score or 1)
 
     def test_evidence_has_its_place_in_the_whole_passage(self) -> None:
         def script(call: Call) -> Reply:

@@ -104,6 +104,14 @@ def test_whole_passages_are_shown_where_that_is_wanted_or_where_there_is_no_snip
     assert set(numbered(call)) == {"the text of n1", "snippet of p1"}
 
 
+def test_what_is_shown_in_the_words_of_a_positive_is_neither_above_nor_below_it_by_chance() -> None:
+    of = found_in(2)
+    of.candidates[0] = answered("snippet  of p1")
+    first = by(lambda shown: sorted(shown, key=lambda text: "  " not in text))
+    last = by(lambda shown: sorted(shown, key=lambda text: "  " in text))
+    assert [labels(of, script)[0] for script in (first, last)] == ["below", "below"]
+
+
 class TestAbstentions:
     @pytest.mark.parametrize(
         ("ranking", "reason"),

@@ -71,8 +71,21 @@ def test_quotes_what_is_relevant_and_grades_it() -> None:
     assert parse_answer(
         replied(asked("answer-snippet", perfect(), [], ["nothing"])), Passage("n", "", "nothing")
     ) == Opinion("no_answer")
-    assert parse_grade(replied(asked("graded", perfect(), [], ["an answer"]))) == Opinion("3")
+    assert parse_grade(replied(asked("graded", perfect(), [], ["an answer"]))) == Opinion("2")
+    assert parse_grade(replied(asked("graded", perfect(), [], ["the best answer"]))) == Opinion("3")
     assert parse_grade(replied(asked("graded", perfect(), [], ["nothing"]))) == Opinion("0")
+
+
+def test_finds_its_snippet_in_a_window_of_a_long_passage() -> None:
+    long = "It is the second door. " * 400
+    judge = LabelledJudge({QUERY: {long: 1.0}}, relevant=1)
+    assert parse_grade(replied(asked("graded", judge, [], [long[:3000]]))) == Opinion("3")
+    assert parse_grade(replied(asked("graded", judge, [], [long[-3000:].upper()]))) == Opinion("0")
+
+
+def test_a_passage_in_the_words_of_the_query_is_told_from_the_query() -> None:
+    judge = LabelledJudge({QUERY: {QUERY: 1.0, "no": 0.0}}, relevant=1)
+    assert parse_ranking(replied(asked("answer-ranking", judge, [], ["no", QUERY])), 2, {1, 2}) == [1, 0]
 
 
 def test_what_it_does_not_know_is_irrelevant() -> None:
