@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,10 @@ from relabel.errors import ConfigError
 from relabel.resources import shipped
 
 
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
+"""NUL, and halves of surrogate pairs."""
+
+
 class Settings(BaseModel):
     """The base of all settings: frozen, and strict about unknown keys."""
 
@@ -40,6 +45,8 @@ class Settings(BaseModel):
                     near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
                     known = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(cls.model_fields)}"
                     raise ValueError(f"unknown key {str(key)!r}; {known}")
+                if isinstance(given[key], str) and _UNUSABLE.search(given[key]):
+                    raise ValueError(f"{key} holds a character that no file and no request can hold: {given[key]!a}")
         return given
 
 

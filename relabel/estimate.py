@@ -107,6 +107,7 @@ def _still_to_come(before: _Count, count: _Count, waiting: float) -> tuple[float
 
 def _count(opened: Opened, instance: Instance, ledger: Ledger | None, counts: dict[str, _Count]) -> None:
     asking = opened.cascade.judge(instance)
+    seen: set[str] = set()
     replies: Sequence[Reply | None] | None = None
     complete: dict[str, bool] = {}
     try:
@@ -114,7 +115,8 @@ def _count(opened: Opened, instance: Instance, ledger: Ledger | None, counts: di
             calls = asking.send(replies)  # type: ignore[arg-type]
             replies = [ledger.get(call.request.key) if ledger else None for call in calls]
             for call, reply in zip(calls, replies, strict=True):
-                if not call.optional:
+                if not call.optional and call.request.key not in seen:
+                    seen.add(call.request.key)
                     _add(counts[call.tier], call, reply)
                     complete[call.tier] = complete.get(call.tier, True) and reply is not None
     except StopIteration:

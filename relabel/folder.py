@@ -137,8 +137,8 @@ def recorded_config(folder: Path) -> tuple[Config, dict[str, Any]]:
     """A run's config, its folder where it now lies, and what its block `run` records. Raises ConfigError."""
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder}: not a run folder: there is no {CONFIG} in it")
-    recorded = read_yaml(folder / CONFIG).get("run", {})
-    return with_options(load_config(folder / CONFIG), None, folder), recorded
+    recorded = read_yaml(folder / CONFIG).get("run")
+    return with_options(load_config(folder / CONFIG), None, folder), recorded if isinstance(recorded, dict) else {}
 
 
 def find_policy(policy: str) -> PolicySettings:

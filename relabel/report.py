@@ -80,12 +80,13 @@ def write_report(folder: Path, report: Mapping[str, Any], title: str) -> None:
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
-    """The report of a run, or None if there is none that can be read."""
+    """The report of a run, or None if there is none that can be read whole."""
     try:
         found = orjson.loads((folder / REPORT).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    return found if isinstance(found, dict) else None
+    whole = isinstance(found, dict) and found.keys() >= {"instances", "candidates", "positives", "tiers", "spent"}
+    return found if whole else None
 
 
 def _rounded(usd: float | None) -> float | None:

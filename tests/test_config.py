@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from relabel.config import Config, find_config, load_config, parse
+from relabel.config import Config, PolicySettings, find_config, load_config, parse
 from relabel.errors import ConfigError
 from relabel.resources import shipped
 from tests.conftest import settings
@@ -150,3 +150,20 @@ def test_what_extra_body_holds_is_made_to_be_sent() -> None:
 def test_keys_never_stand_in_a_config() -> None:
     with pytest.raises(ConfigError, match="unknown key 'api_key'; did you mean 'api_key_env'"):
         parse(Config, settings("a", clients={"local": {"kind": "openai", "api_key": "sk-secret"}}), "c")
+
+
+@pytest.mark.parametrize("override", ['input.path="a\\0b"', 'cascade.cheap.judge.model="\\ud800"'])
+def test_a_character_that_nothing_can_hold_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match="holds a character that no file and no request can hold"):
+        load_config("rlhn", [override])
+
+
+def test_a_grade_may_be_written_as_a_number() -> None:
+    assert PolicySettings.model_validate({"relabel": [3], "drop": ["2"]}).relabel == ["3"]
+    with pytest.raises(ValueError, match="valid string"):
+        PolicySettings.model_validate({"relabel": [True]})
+
+
+def test_samples_at_temperature_zero_are_refused() -> None:
+    with pytest.raises(ConfigError, match="samples at temperature 0 are all alike"):
+        load_config("arhn", ["cascade.snippet.judge.samples=3"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from relabel.config import Config
+from relabel.config import Config, load_config
 from relabel.estimate import TierEstimate, estimate
 from relabel.folder import open_run, with_options
 from relabel.forms import FORMS
@@ -55,3 +55,22 @@ def test_when_all_is_answered_nothing_is_left_to_pay(write_jsonl: Callable[..., 
         run(config(path, server.url), output=tmp_path / "run", say=quiet)
         tiers = estimated(config(path, server.url, prices=PRICES), tmp_path / "run")
     assert [(tier.calls, tier.usd) for tier in tiers] == [(0, 0.0), (0, 0.0)]
+
+
+def test_every_sample_is_a_call_and_equal_passages_are_one(write_jsonl: Callable[..., Path], tmp_path: Path) -> None:
+    record = tevatron(1, negatives=3)
+    record["negative_passages"].append(record["negative_passages"][0])
+    judge = {"prompt": "graded", "model": "small", "client": "local", "samples": 5, "temperature": 0.7}
+    given = config(write_jsonl([record]), cascade=[{"name": "only", "judge": judge}], policy={"relabel": [3]})
+    (only,) = estimated(given, tmp_path / "run")
+    assert only.calls == 15
+
+
+def test_later_judges_are_counted_as_if_every_candidate_came_to_them(
+    write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_jsonl([tevatron(n, negatives=4) for n in range(3)])
+    arhn = load_config("arhn", [f"input.path={path}"])
+    cascade = load_config("answer-cascade", [f"input.path={path}"])
+    assert [tier.calls for tier in estimated(arhn, tmp_path / "a")] == [3 * 5, 3]
+    assert [tier.calls for tier in estimated(cascade, tmp_path / "b")] == [3 * 5, 3 * 4]

@@ -151,6 +151,15 @@ def test_a_kind_that_a_prompt_has_no_criteria_for_is_refused() -> None:
         Criteria(CriteriaSettings(subsets={"fever": "fact-checking"})).check(load_prompt("rlhn"))
 
 
+def test_a_kind_that_is_to_be_left_alone_must_be_a_kind() -> None:
+    with pytest.raises(ConfigError, match=r"criteria\.unjudged: found 'fact', expected some of question-answering"):
+        Criteria(CriteriaSettings(unjudged=["fact"])).check(load_prompt("rlhn"))
+
+
+def test_criteria_in_a_script_without_spaces_are_criteria() -> None:
+    Criteria(CriteriaSettings(subsets={"mine": "与查询相关的证据段落"})).check(load_prompt("rlhn"))
+
+
 def test_every_shipped_subset_has_criteria_in_every_shipped_prompt() -> None:
     import yaml
 

@@ -11,14 +11,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from relabel.config import load_config
+from relabel.config import Config, load_config
 from relabel.errors import ConfigError, InputError, RelabelError
 from relabel.folder import ledger_of, reopen
 from relabel.formats import open_sink, open_source
 from relabel.records import Instance, Outcome
 from relabel.runs import Summary, export_run, run
 from relabel.testing import Answer, ReplyServer, rlhn_reply
-from tests.conftest import config, tevatron
+from tests.conftest import config, settings, tevatron
 from tests.replay import Recorded, records
 
 MOVING = {"config.yaml", "log.jsonl", "ledger.lock", "ledger-0001.sqlite", "report.json", "report.html"}
@@ -238,6 +238,21 @@ def test_one_row_more_costs_one_row_and_another_prompt_asks_that_judge_alone(tra
         )
         run(changed.model_copy(update={"cascade": [changed.cascade[0], strong]}), output=tmp_path / "run", say=quiet)
         assert server.asked == {"small": 13, "large": 8}
+
+
+def test_a_prompt_that_has_changed_since_the_run_is_named(train: Path, tmp_path: Path) -> None:
+    from relabel.resources import shipped
+
+    mine = tmp_path / "mine.md"
+    words = (shipped("prompts") / "rlhn.md").read_text(encoding="utf-8")
+    mine.write_text(words, encoding="utf-8")
+    with ReplyServer(finds_the_first) as server:
+        given = settings(train, server.url)
+        given["cascade"] = [{"name": "only", "judge": {"prompt": str(mine), "model": "small", "client": "local"}}]
+        run(Config.model_validate(given), output=tmp_path / "run", say=quiet)
+    mine.write_text(words.replace("careful", "hasty"), encoding="utf-8")
+    with pytest.raises(InputError, match="the prompts have changed since the run"):
+        reopen(tmp_path / "run")
 
 
 def test_deleting_what_is_derived_loses_nothing(train: Path, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relabel.cascade import Cascade
+from relabel.errors import ConfigError
 from relabel.judges.windows import split
 from relabel.records import UNANSWERED, Call, Case, Reply, Token, Verdict
-from tests.conftest import case, instance, passage
+from tests.conftest import case, config, instance, passage
 from tests.judges.shared import UNPARSED, judged, said, says, user
 
 
@@ -242,6 +244,10 @@ class TestLongPassages:
         assert said(found.candidates) == ["too_long"]
         assert not any(rounds)
 
+    def test_a_context_without_room_for_the_prompts_own_words_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="the prompt's own words take"):
+            judged("graded", case(instance(1)), unparsed, context=600, max_tokens=500)
+
     @given(st.text(min_size=1, max_size=400), st.integers(8, 60))
     def test_windows_hold_every_letter_and_overlap(self, text: str, room: int) -> None:
         windows = split(text, room, lambda part: len(part.encode()))
@@ -255,10 +261,6 @@ class TestLongPassages:
 
 
 def test_a_setting_that_means_nothing_to_a_form_is_refused_by_the_cascade() -> None:
-    from relabel.cascade import Cascade
-    from relabel.errors import ConfigError
-    from tests.conftest import config
-
     given = config("x.jsonl")
     tier = given.cascade[1]
     for name, value, prompt in (("orders", 3, "graded"), ("samples", 2, "answer-ranking"), ("top_logprobs", 1, "rlhn")):

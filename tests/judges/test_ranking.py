@@ -112,6 +112,24 @@ def test_what_is_shown_in_the_words_of_a_positive_is_neither_above_nor_below_it_
     assert [labels(of, script)[0] for script in (first, last)] == ["below", "below"]
 
 
+def test_the_answer_that_was_found_is_the_evidence() -> None:
+    found, _ = judged("answer-ranking", found_in(2), ranked("n1", "p1", "n2"))
+    assert [verdict.evidence for verdict in found.candidates.values()] == ["snippet of n1", "snippet of n2"]
+
+
+def test_below_the_positive_and_without_an_answer_a_candidate_is_unproven() -> None:
+    of = found_in(3)
+    of.candidates[0] = answered(None, "no_answer")
+    of.candidates[1] = (Verdict("snippet", "answer-snippet", "m", None, "ungrounded", found="made up"),)
+    first = by(lambda shown: sorted(shown, key=lambda text: ("n2" not in text, "p1" not in text)))
+    assert labels(of, first) == ["unproven", "above", "below"]
+    plain = case(instance(2))
+    last = by(lambda shown: sorted(shown, key=lambda text: "p1" not in text))
+    found, _ = judged("answer-ranking", plain, last, show="passages", orders=3)
+    assert said(found.candidates) == ["unproven"] * 2
+    assert found.candidates[0].votes == {"unproven": 3}
+
+
 class TestAbstentions:
     @pytest.mark.parametrize(
         ("ranking", "reason"),

@@ -89,6 +89,8 @@ def test_a_passage_in_the_words_of_the_query_is_told_from_the_query() -> None:
 
 
 def test_what_it_does_not_know_is_irrelevant() -> None:
+    answer = asked("answer-ranking", perfect(), [], ["never seen", "an answer"])
+    assert parse_ranking(replied(answer), 2, {1}) == [1, 0]
     unknown = asked("graded", perfect(), [], ["never seen"], query="never asked?")
     assert parse_grade(replied(unknown)) == Opinion("0")
 
