@@ -26,7 +26,6 @@ from pydantic import (
 from relabel.errors import ConfigError
 from relabel.resources import shipped
 
-
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """NUL, and halves of surrogate pairs."""
 
