@@ -43,7 +43,7 @@ class Fence:
 
     def __call__(self, text: str) -> str:
         """The text as a prompt may show it."""
-        if _OPENING.search(text) is None:
+        if "<" not in text and "[" not in text and (text.isascii() or _OPENING.search(text) is None):
             return text
         return _OPENING.sub(lambda found: self._opened(found, text), text)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -18,7 +19,7 @@ from relabel.text import well_formed
 
 _VERDICT = re.compile(r"\s*<better>([^<]*)</better>[\s,]*<worse>([^<]*)</worse>\s*")
 _LIST = re.compile(r"([^\[\]]*)\[([^\[\]]*)\][\s.,]*")
-_THOUGHTS = ("think", "thinking", "thought", "reasoning", "reflection", "scratchpad", "preference")
+_THOUGHTS = re.compile("<(/?)(think|thinking|thought|reasoning|reflection|scratchpad|preference)>")
 _DOC = re.compile(r"Doc \((0|[1-9][0-9]{0,5})\)")
 _DIGIT = re.compile(r"\d")
 _DENIALS = {
@@ -126,8 +127,8 @@ def _verdict_of(text: str) -> tuple[str, str] | Abstained:
 
 def _unclosed(text: str) -> bool:
     """Whether thinking begins in a text that does not end there."""
-    lowered = text.lower()
-    return any(lowered.count(f"<{tag}>") != lowered.count(f"</{tag}>") for tag in _THOUGHTS)
+    tags = Counter(_THOUGHTS.findall(text.lower()))
+    return any(tags["", name] != tags["/", name] for _, name in tags)
 
 
 def _documents(block: str, denial: re.Pattern[str]) -> list[int] | Abstained:

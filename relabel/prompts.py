@@ -62,7 +62,7 @@ class Prompt:
     _fence: Fence
     _rendered: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def label(self) -> str:
         """How ledgers and reports name it: name, version and content."""
         return f"{self.head.name}@{self.head.version}#{self.hash}"

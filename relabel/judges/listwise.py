@@ -45,8 +45,11 @@ class ListwiseJudge(LLMJudge):
                 parts = self.windows(passage, render([passage._replace(text="")]))
                 asked += [self._list(places, start, render([part])) for start, part in parts]
         yield from ask([question for one in asked for question in one.questions])
-        verdicts = {place: self.abstain(TOO_LONG if place in shown else EMPTY_TEXT) for place in candidates}
-        return Found(verdicts | self._verdicts(asked), {})
+        verdicts = self._verdicts(asked)
+        for place in candidates:
+            if place not in verdicts:
+                verdicts[place] = self.abstain(TOO_LONG if place in shown else EMPTY_TEXT)
+        return Found(verdicts, {})
 
     def _list(self, places: list[int], start: int, messages: Messages) -> _List:
         read = partial(parse_rlhn, candidates=len(places))
@@ -56,12 +59,14 @@ class ListwiseJudge(LLMJudge):
         parts: defaultdict[int, list[tuple[int, Vote]]] = defaultdict(list)
         for one in asked:
             votes: dict[tuple[str | Abstained, ...], Vote] = {}
-            for nth, place in enumerate(one.places):
-                said = tuple(q.result if isinstance(q.result, Abstained) else q.result[nth] for q in one.questions)
-                if said not in votes:
-                    opinions = [label if isinstance(label, Abstained) else Opinion(label) for label in said]
-                    votes[said] = vote([(o, q.key) for o, q in zip(opinions, one.questions, strict=True)], "samples")
-                parts[place].append((one.start, votes[said]))
+            keys = [question.key for question in one.questions]
+            results = [question.result for question in one.questions]
+            said = zip(*([r] * len(one.places) if isinstance(r, Abstained) else r for r in results), strict=True)
+            for place, labels in zip(one.places, said, strict=True):
+                if labels not in votes:
+                    opinions = [label if isinstance(label, Abstained) else Opinion(label) for label in labels]
+                    votes[labels] = vote(list(zip(opinions, keys, strict=True)), "samples")
+                parts[place].append((one.start, votes[labels]))
         shared: dict[int, Verdict] = {}
         verdicts = {}
         for place, votes_of in parts.items():
