@@ -56,22 +56,20 @@ class ListwiseJudge(LLMJudge):
         return _List(places, start, [Question(self, messages, read, n) for n in range(self.settings.samples)])
 
     def _verdicts(self, asked: Sequence[_List]) -> dict[int, Verdict]:
+        verdicts: dict[int, Verdict] = {}
         parts: defaultdict[int, list[tuple[int, Vote]]] = defaultdict(list)
         for one in asked:
-            votes: dict[tuple[str | Abstained, ...], Vote] = {}
             keys = [question.key for question in one.questions]
             results = [question.result for question in one.questions]
-            said = zip(*([r] * len(one.places) if isinstance(r, Abstained) else r for r in results), strict=True)
-            for place, labels in zip(one.places, said, strict=True):
-                if labels not in votes:
-                    opinions = [label if isinstance(label, Abstained) else Opinion(label) for label in labels]
-                    votes[labels] = vote(list(zip(opinions, keys, strict=True)), "samples")
-                parts[place].append((one.start, votes[labels]))
-        shared: dict[int, Verdict] = {}
-        verdicts = {}
-        for place, votes_of in parts.items():
-            name = id(votes_of[0][1]) if len(votes_of) == 1 else -place
-            if name not in shared:
-                shared[name] = self.verdict(votes_of)
-            verdicts[place] = shared[name]
-        return verdicts
+            said = list(zip(*([r] * len(one.places) if isinstance(r, Abstained) else r for r in results), strict=True))
+            votes = {labels: self._vote(labels, keys) for labels in dict.fromkeys(said)}
+            if len(one.places) == 1:
+                parts[one.places[0]].append((one.start, votes[said[0]]))
+            else:
+                shared = {labels: self.verdict([(0, found)]) for labels, found in votes.items()}
+                verdicts.update(zip(one.places, map(shared.__getitem__, said), strict=True))
+        return verdicts | {place: self.verdict(found) for place, found in parts.items()}
+
+    def _vote(self, labels: Sequence[str | Abstained], keys: Sequence[str | None]) -> Vote:
+        opinions = [label if isinstance(label, Abstained) else Opinion(label) for label in labels]
+        return vote(list(zip(opinions, keys, strict=True)), "samples")
