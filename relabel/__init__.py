@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from relabel.config import Config, load_config
+    from relabel.config import Config
     from relabel.errors import RelabelError
+    from relabel.loading import load_config
     from relabel.runs import export_run, run
 
 _HOMES = {
     "Config": "relabel.config",
     "RelabelError": "relabel.errors",
     "export_run": "relabel.runs",
-    "load_config": "relabel.config",
+    "load_config": "relabel.loading",
     "run": "relabel.runs",
 }
 

@@ -88,7 +88,7 @@ def run(
     ] = None,
 ) -> None:
     """Clean a training set. Running again goes on where it stopped and sends nothing twice."""
-    from relabel.config import load_config
+    from relabel.loading import load_config
     from relabel.progress import Screen
     from relabel.runs import run as start
 
@@ -114,10 +114,10 @@ def run(
 @app.command()
 def estimate(config: ConfigPath, set_: Overrides = None, limit: Limit = None, output: Output = None) -> None:
     """Say what a run will take: calls, tokens and cost per tier. Sends nothing."""
-    from relabel.config import load_config
     from relabel.estimate import estimate as count
     from relabel.folder import open_run, with_options
     from relabel.ledger import Ledger, segments
+    from relabel.loading import load_config
 
     opened = open_run(with_options(load_config(config, set_ or []), limit, output))
     if segments(opened.folder) or opened.config.ledger.read:

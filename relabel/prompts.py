@@ -18,10 +18,11 @@ import jinja2
 from jinja2 import meta
 from pydantic import Field, field_validator
 
-from relabel.config import CriteriaSettings, Settings, parse, read_yaml, yaml_mapping
+from relabel.config import CriteriaSettings, Settings
 from relabel.errors import ConfigError
 from relabel.fence import Fence
 from relabel.forms import FORMS, Form
+from relabel.loading import parse, read_yaml, yaml_mapping
 from relabel.records import Passage
 from relabel.resources import shipped
 

@@ -15,7 +15,7 @@ from typing import Any
 from relabel import __version__
 from relabel.cascade import Cascade
 from relabel.clients import Client, make_client
-from relabel.config import Config, LedgerSettings, LLMJudgeSettings, load_config
+from relabel.config import Config, LedgerSettings, LLMJudgeSettings
 from relabel.costs import Prices
 from relabel.engine import Asker, Progress, Stop, TierProgress, Watch, answer, interruptible, watched
 from relabel.errors import ConfigError, InputError, RunStopped
@@ -41,6 +41,7 @@ from relabel.folder import (
 from relabel.formats import FILES
 from relabel.judges import Retry
 from relabel.ledger import Ledger, segments
+from relabel.loading import load_config
 from relabel.log import Log
 from relabel.meter import Meter
 from relabel.report import PAGE, REPORT, build_report, read_report, write_report

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import relabel
+
 PACKAGE = Path(__file__).parents[1] / "relabel"
 
 LAYERS = [
     {"records", "errors", "text", "resources", "arrow", "forms"},
     {"config", "fence", "confidence", "tally", "meter"},
+    {"loading"},
     {"formats", "prompts", "grounding", "parsing", "costs", "log", "tables"},
     {"judges", "policy", "segment", "ledger"},
     {"screens", "clients"},
@@ -50,3 +53,8 @@ def test_importing_relabel_and_printing_help_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_can_be_had() -> None:
+    for name in relabel.__all__:
+        assert getattr(relabel, name)

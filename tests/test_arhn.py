@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from relabel.cascade import Cascade
-from relabel.config import load_config
 from relabel.folder import find_policy
+from relabel.loading import load_config
 from relabel.policy import decide
 from relabel.records import Call, Outcome, Reply
 from tests.conftest import instance, passage

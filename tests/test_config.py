@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from relabel.config import Config, PolicySettings, find_config, load_config, parse
+from relabel.config import Config, PolicySettings
 from relabel.errors import ConfigError
+from relabel.loading import find_config, load_config, parse
 from relabel.resources import shipped
 from tests.conftest import settings
 

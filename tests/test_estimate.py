@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from relabel.config import Config, load_config
+from relabel.config import Config
 from relabel.estimate import TierEstimate, estimate
 from relabel.folder import open_run, with_options
 from relabel.forms import FORMS
 from relabel.ledger import Ledger
+from relabel.loading import load_config
 from relabel.runs import run
 from relabel.testing import ReplyServer, rlhn_reply
 from tests.conftest import config, tevatron

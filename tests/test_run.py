@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from relabel.config import Config, load_config
+from relabel.config import Config
 from relabel.errors import ConfigError, InputError, RelabelError
 from relabel.folder import ledger_of, reopen
 from relabel.formats import open_sink, open_source
+from relabel.loading import load_config
 from relabel.records import Instance, Outcome
 from relabel.runs import Summary, export_run, run
 from relabel.testing import Answer, ReplyServer, rlhn_reply
