@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from relabel.config import Config, EscalateSettings, LLMJudgeSettings
 from relabel.errors import ConfigError
 from relabel.forms import ANSWER
 from relabel.judges import EMPTY_TEXT, SUSPECT_POSITIVE, Found, Judge, Retry, make_judge
 from relabel.prompts import Criteria, Prompt, load_prompt
-from relabel.records import UNANSWERED, Asking, Call, Case, Instance
+from relabel.records import UNANSWERED, Asking, Call, Case, Instance, Verdict
 from relabel.screens import Screen
 
 
@@ -23,16 +24,15 @@ class Tier:
     escalate: EscalateSettings | None
 
     def passes_on(self, candidates: Sequence[int], found: Found) -> list[int]:
-        """The candidates that the next tier shall judge; none as long as a verdict is still unanswered."""
-        said = (*found.candidates.values(), *found.positives.values())
-        if self.escalate is None or any(verdict.abstained == UNANSWERED for verdict in said):
+        """The candidates that the next tier shall judge."""
+        if self.escalate is None:
             return []
         wanted = {
             place
             for place in candidates
             if (found.candidates[place].label or "abstained") in self.escalate.labels
-            and found.candidates[place].abstained not in (EMPTY_TEXT, SUSPECT_POSITIVE)  # no judge could say more
-        }
+            and found.candidates[place].abstained not in (EMPTY_TEXT, SUSPECT_POSITIVE, UNANSWERED)
+        }  # of the former two no judge could say more
         if wanted and self.escalate.scope == "instance":
             return list(candidates)
         return [place for place in candidates if place in wanted]
@@ -112,15 +112,32 @@ class Cascade:
         """
         case = self._case(instance)
         candidates: list[int] = list(range(len(instance.negatives)))
-        for tier in self.tiers:
+        for tier, following in zip_longest(self.tiers, self.tiers[1:]):
             if case.kind is None or not candidates:
                 break
             found = yield from tier.judge.judge(case, case.kind, candidates)
             for verdicts, said in ((case.candidates, found.candidates), (case.positives, found.positives)):
                 for place, verdict in said.items():
                     verdicts[place] += (verdict,)
+            waiting = _waiting(found)
             candidates = tier.passes_on(candidates, found)
+            if waiting and following is not None:
+                for place in candidates:
+                    if place not in waiting:
+                        case.candidates[place] += (
+                            Verdict(following.name, following.judge.name, None, None, UNANSWERED),
+                        )
+                break
         return case
+
+
+def _waiting(found: Found) -> set[int]:
+    """What of a tier still waits for a reply: candidates by place, and -1 for any of the positives. Until it has come,
+    the next tier is not asked: it may have to show all of the instance, or compare with these very positives.
+    """
+    waiting = {place for place, verdict in found.candidates.items() if verdict.abstained == UNANSWERED}
+    positives = any(verdict.abstained == UNANSWERED for verdict in found.positives.values())
+    return waiting | ({-1} if positives else set())
 
 
 _OF_SOME_FORMS = frozenset({"samples", "top_logprobs", "orders", "show", "above", "suspect_positive", "max_candidates"})

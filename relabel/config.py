@@ -61,6 +61,7 @@ _OURS = {"model", "messages", "n", "stream", "max_tokens", "seed", "logprobs", "
 class LLMJudgeSettings(Settings):
     """A judge that asks a model. Sampling values shape the reply and are part of each request's key.
 
+    `structured: false` sends no `response_format`: the prompt's words alone ask for the form of the reply.
     Confidence: `top_logprobs` asks for the probabilities of so many tokens in each place, `samples` for as many replies
     where the server does not give these. For rankings: in how many `orders` the list is shown, what of each passage is
     shown, and `above` which of several positives a candidate must stand. `suspect_positive` says what a positive
@@ -81,6 +82,7 @@ class LLMJudgeSettings(Settings):
     retry_max_tokens: int | None = Field(None, ge=1)
     max_candidates: int = Field(30, ge=1)
     context: int = Field(128_000, ge=256)
+    structured: bool = True
     samples: int = Field(1, ge=1, le=100)
     top_logprobs: int = Field(0, ge=0, le=20)
     orders: int = Field(1, ge=1, le=100)

@@ -14,8 +14,11 @@ ESCAPES = {"&lt;": "<", "&lsqb;": "["}
 """What becomes of a delimiter's first letter; a model that quotes the passage may write either."""
 
 _TAG = re.compile(r"</?([a-z][a-z0-9_-]*)>", re.IGNORECASE)
-_OPENING = re.compile("[<＜﹤‹〈⟨❮\\[［〔【]")
-_SQUARE = "[［〔【"
+_OPENERS, _SQUARE = "<＜﹤‹〈\u2329⟨❮❬❰", "[［〔【"
+_OPENING = re.compile(
+    rf"[{_OPENERS}](?=[^\x21-\x7e]|[/|A-Za-z]|<[^\x21-\x7e/sS]*[/sS])|[\{_SQUARE}](?=[^\x21-\x7e]|[/A-Za-z])"
+)
+"""The first letter of what may look like a delimiter, by the letter that follows."""
 
 _CHAT_TAGS = (
     *("s", "bos", "eos", "pad", "unk", "sop", "eop", "think", "thinking"),
@@ -23,14 +26,22 @@ _CHAT_TAGS = (
 )
 """Names that chat templates put in angle brackets, besides those between bars (`<|…|>`) and `<<SYS>>`."""
 
-_CHAT_WORD = re.compile(r" ?/? ?(?:inst|sys|system_prompt|available_tools|tool_calls|tool_results|gmask) ?[\]〕】]")
+_CHAT_WORD = re.compile(r" ?/? ?(?:inst|system_prompt|available_tools|tool_calls|tool_results|gmask) ?[\]〕】]")
 """What they put in square brackets: [INST], [/INST] and their kind."""
 
-_INVISIBLE = ("Cf", "Mn", "Me", "Cn")
+_CLOSING = "[>›〉\u232a⟩❯❭❱]"
+
+_UNSEEN = ("Cf", "Mn", "Me", "Cn")
 """Categories of characters that are not seen, or seen as part of the one before."""
+
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters by category that nobody sees."""
 
 _REACH = 64
 """A delimiter is longer than no more than so many letters, white space and invisible characters aside."""
+
+_HIDDEN = 256
+"""So many invisible characters after a bracket hide something."""
 
 
 class Fence:
@@ -39,11 +50,16 @@ class Fence:
     def __init__(self, words: str) -> None:
         names = sorted({name.lower() for name in _TAG.findall(words)} | {*_CHAT_TAGS}, key=len, reverse=True)
         spelled = "|".join(map(re.escape, names))
-        self._tag = re.compile(rf" ?(?:/ ?)?(?:(?:{spelled})(?![a-z0-9_-])|\||< ?(?:/ ?)?sys ?>)")
+        self._tag = re.compile(
+            rf" ?/ ?(?:{spelled})(?![a-z0-9_-])"
+            rf"| ?(?:{spelled})(?: ?/? ?{_CLOSING}| [a-z-]+ ?=|$)"
+            rf"| ?\|[^|]{{1,48}}\| ?{_CLOSING}"
+            rf"|< ?/? ?sys ?{_CLOSING}"
+        )
 
     def __call__(self, text: str) -> str:
         """The text as a prompt may show it."""
-        if "<" not in text and "[" not in text and (text.isascii() or _OPENING.search(text) is None):
+        if "<" not in text and "[" not in text and text.isascii():
             return text
         return _OPENING.sub(lambda found: self._opened(found, text), text)
 
@@ -59,13 +75,17 @@ def _seen(text: str, start: int) -> str:
     white space as one space, as far as a delimiter may reach.
     """
     seen: list[str] = []
+    hidden = 0
     for at in range(start, len(text)):
         letter = text[at]
         if not letter.isascii():
             letter = unicodedata.normalize("NFKC", letter)
-            if unicodedata.category(letter[:1] or " ") in _INVISIBLE:
+            if letter[0] in _FILLERS or unicodedata.category(letter[0]) in _UNSEEN:
+                hidden += 1
+                if hidden > _HIDDEN:
+                    return "|hidden|>"
                 continue
-        if letter.isspace() or unicodedata.category(letter[:1]) == "Cc":
+        if letter.isspace() or unicodedata.category(letter[0]) == "Cc":
             if not seen or seen[-1] != " ":
                 seen.append(" ")
             continue

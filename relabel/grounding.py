@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from relabel.fence import ESCAPES
 
 _ALIKE = str.maketrans("‘’‚‛ʼ′`´“”„‟″«»‐‑‒–—―−", "''''''''\"\"\"\"\"\"\"-------")
-_TRIES = 100
-"""Places at which a span is looked for before it is given up: more than that only a degenerate one has."""
+_EFFORT = 10_000_000
+"""Letters that are compared before a span is given up: only a degenerate one takes more."""
 
 
 def locate(span: str, text: str) -> tuple[int, str] | None:
@@ -39,9 +39,9 @@ def locate(span: str, text: str) -> tuple[int, str] | None:
 
 
 def _places_of(span: str, text: str) -> Iterator[int]:
-    """Where a span stands in a text, at its first places."""
+    """Where a span stands in a text, one place after the other."""
     start = text.find(span) if span else -1
-    for _ in range(_TRIES):
+    for _ in range(_EFFORT // max(len(span), 1) + 1):
         if start < 0:
             return
         yield start
@@ -49,21 +49,33 @@ def _places_of(span: str, text: str) -> Iterator[int]:
 
 
 def _whole(text: str, start: int, end: int) -> bool:
-    """Whether neither edge of a span cuts through a word or a number."""
-    if end < len(text) and unicodedata.combining(text[end]):
+    """Whether neither edge of a span cuts through a letter, a word or a number.
+
+    Only scripts with upper and lower case are held to words: many others write no spaces, or attach particles.
+    """
+    before, after = text[max(0, start - 2) : start], text[end : end + 2]
+    return not _cut(before, text[start : start + 2]) and not _cut(text[max(start, end - 2) : end], after)
+
+
+def _cut(before: str, after: str) -> bool:
+    """Whether an edge between these letters, two on each side where there are so many, parts what belongs together."""
+    if not before or not after:
         return False
-    return not (start > 0 and _joined(text[start - 1], text[start])) and not (
-        end < len(text) and _joined(text[end - 1], text[end])
-    )
+    left, right = before[-1], after[0]
+    if right == _JOINER or left == _JOINER or unicodedata.category(right).startswith("M"):
+        return True
+    if _is_part(left) and _is_part(right):
+        return True
+    if right.isdigit():  # 3.42, 1,000 and -5, but not 3-5
+        return (left in ".,·" and before[:-1].isdigit()) or (left in "-−" and not before[:-1].isalnum())
+    return left.isdigit() and right in ".,·" and after[1:].isdigit()
 
 
-def _joined(before: str, after: str) -> bool:
-    """Whether two neighbours belong to one word. Scripts without case do not put spaces between words."""
-    return _is_part(before) and _is_part(after)
+_JOINER = "\u200d"
 
 
 def _is_part(letter: str) -> bool:
-    return letter.isdigit() or letter.lower() != letter.upper()
+    return letter.isnumeric() or letter == "_" or letter.lower() != letter.upper()
 
 
 def _plain(text: str) -> tuple[str, list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def mixed(ledger: Ledger) -> dict[str, dict[str, list[str]]]:
     seen: dict[str, dict[str, set[str]]] = {}
     for context in ledger.contexts():
         tier = seen.setdefault(context["tier"], {})
-        for name in ("endpoint", "served_model", "fingerprint", "dialect"):
+        tier.setdefault("dialect", set()).add(context["dialect"] or "plain")
+        for name in ("endpoint", "served_model", "fingerprint"):
             if context[name]:
                 tier.setdefault(name, set()).add(context[name])
     several = {
@@ -75,18 +77,24 @@ def write_report(folder: Path, report: Mapping[str, Any], title: str) -> None:
     )
     page = environment.get_template("report.html").render(report=report, title=title)
     (folder / PAGE).write_text(page, encoding="utf-8")
-    content = orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    (folder / REPORT).write_bytes(content)
+    signed = {**report, "digest": _digest(report)}
+    (folder / REPORT).write_bytes(orjson.dumps(signed, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
-    """The report of a run, or None if there is none that can be read whole."""
+    """The report of a run, or None if there is none, or it is not as it was written."""
     try:
         found = orjson.loads((folder / REPORT).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    whole = isinstance(found, dict) and found.keys() >= {"instances", "candidates", "positives", "tiers", "spent"}
-    return found if whole else None
+    if not isinstance(found, dict):
+        return None
+    digest = found.pop("digest", None)
+    return found if digest == _digest(found) else None
+
+
+def _digest(report: Mapping[str, Any]) -> str:
+    return blake2b(orjson.dumps(report, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
 def _rounded(usd: float | None) -> float | None:

@@ -22,7 +22,7 @@ class Screen:
 
     def __init__(self, tier: str, settings: ScreenSettings) -> None:
         self._tier = tier
-        self._name = settings.screen
+        self.name: str = settings.screen
         self._threshold = settings.threshold
         self._label, self._score = _SCREENS[settings.screen]
         self.labels: Sequence[str] = (self._label, CLEAR)
@@ -38,7 +38,7 @@ class Screen:
             score = self._score(instance, instance.negatives[place])
             label = self._label if score >= self._threshold else CLEAR
             verdicts[place] = Verdict(
-                self._tier, self._name, None, label, score=round(score, 6), score_kind="similarity"
+                self._tier, self.name, None, label, score=round(score, 6), score_kind="similarity"
             )
         return verdicts
 

@@ -11,7 +11,7 @@ from relabel.export import write_all
 from relabel.folder import Opened, derived_files
 from relabel.ledger import Ledger
 from relabel.meter import Meter
-from relabel.report import counts, read_report
+from relabel.report import REPORT, counts, read_report
 
 _SHOWN = 5
 
@@ -30,12 +30,16 @@ def verify(opened: Opened, ledger: Ledger) -> Iterator[str]:
         report = read_report(opened.folder)
         if tally.waiting:
             yield f"{tally.waiting} wait for a reply that is not in the ledger; `relabel run` goes on"
-            if report is None:
-                return
-        report = report or {}
-        wrong = [name for name, value in counts(tally, meter).items() if report.get(name) != value]
-        if wrong:
-            yield f"report.json: is not what the ledger says; it differs in {', '.join(wrong)}"
+        if report is not None:
+            wrong = [name for name, value in counts(tally, meter).items() if report.get(name) != value]
+            if wrong:
+                yield f"{REPORT}: is not what the ledger says; it differs in {', '.join(wrong)}"
+        elif (opened.folder / REPORT).exists():
+            yield f"{REPORT}: is damaged, or was edited; `relabel export` writes it again"
+        elif tally.waiting:
+            return
+        else:
+            yield f"{REPORT}: is missing; `relabel export` writes it again"
         for expected in derived_files(again):
             there, name = opened.folder / expected.name, expected.name
             if not there.exists():

@@ -19,6 +19,11 @@ FENCE = Fence("<passage> <query>")
         "< / PASSAGE >",
         "<          /passage>",
         "</passage x=1>",
+        "<passage id='7'>",
+        "\u2329/passage\u232a",
+        "❬/passage❭",
+        "<\u3164/passage>",
+        "<passage/>",
         "</passage\n>",
         "</pas\u00adsage>",
         "</pas\u2062sage>",
@@ -65,6 +70,13 @@ def test_what_looks_like_a_delimiter_loses_its_first_letter(lookalike: str) -> N
         "passage>",
         "〈書名〉",
         "[inst",
+        "0 < s < 1",
+        "Pr(0 < s < t)",
+        "cout << title << endl",
+        "age < query.max",
+        "f <| x",
+        "path[sys]",
+        "a <s b",
     ],
 )
 def test_all_else_is_verbatim(plain: str) -> None:
@@ -85,4 +97,9 @@ def test_fencing_changes_nothing_but_the_first_letters_of_delimiters_and_needs_n
 
 def test_very_long_runs_are_fenced_in_no_time() -> None:
     assert FENCE("<" + " " * 1_000_000 + "x").startswith("< ")
-    assert FENCE("<" * 20_000) == "<" * 20_000
+    for text in ("<" * 300_000, "[" * 300_000, "< " * 100_000):
+        assert FENCE(text) == text
+
+
+def test_what_hides_behind_many_invisible_characters_is_a_delimiter() -> None:
+    assert FENCE("<" + "\u200b" * 400 + "/passage>").startswith("&lt;")

@@ -72,6 +72,42 @@ def test_a_part_of_a_letter_is_no_span_and_a_fraction_no_other_number(span: str,
     assert locate(span, text) is None
 
 
+@pytest.mark.parametrize(
+    ("span", "text"),
+    [
+        ("42", "about 3.42 kg"),
+        ("3", "about 3.42 kg"),
+        ("000", "1,000 people"),
+        ("1", "1,000 people"),
+        ("5", "at -5 degrees"),
+        ("5", "5½ tablets"),
+        ("foo", "the foo_bar"),
+        ("क", "कि"),
+        ("👨", "the 👨\u200d👩\u200d👧 family"),
+    ],
+)
+def test_a_part_of_a_number_or_of_a_cluster_is_no_span(span: str, text: str) -> None:
+    assert locate(span, text) is None
+
+
+@pytest.mark.parametrize(
+    ("span", "text"),
+    [
+        ("John", "John's book"),
+        ("5", "pages 3-5."),
+        ("3.42", "about 3.42."),
+        ("1999", "in 1999, then"),
+        ("서울", "수도는 서울은 크다"),
+        ("c'est", "oui, c'est ça"),
+        ("eau", "l'eau"),
+        ("he", "the " * 120 + "and he said"),
+        ("4", "14 " * 101 + "4"),
+    ],
+)
+def test_a_whole_word_is_found_beside_marks_and_behind_many_longer_ones(span: str, text: str) -> None:
+    assert locate(span, text) is not None
+
+
 def test_a_degenerate_quote_of_a_repetitive_passage_takes_no_time() -> None:
     assert locate("a" * 5_000, "b" + "a" * 250_000 + "b") is None
 

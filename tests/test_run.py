@@ -499,3 +499,23 @@ def test_an_interrupt_in_a_notebook_keeps_what_is_paid(train: Path, tmp_path: Pa
         asked = server.asked.total()
         run(config(train, server.url), output=tmp_path / "run", say=quiet)
         assert server.asked.total() == 12 >= asked
+
+
+def test_a_partial_export_decides_nothing_by_a_tier_that_another_would_have_checked(
+    write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    def handler(body: dict[str, Any]) -> str | Answer:
+        if body["model"] == "small":
+            return Answer(status=500) if "Candidate 3" in body["messages"][-1]["content"] else rlhn_reply(better=[1])
+        return rlhn_reply()
+
+    given = config(write_jsonl([tevatron(1)]))
+    cheap = given.cascade[0].model_copy(
+        update={"judge": given.cascade[0].judge.model_copy(update={"max_candidates": 1})}
+    )
+    with ReplyServer(handler) as server:
+        clients = {"local": given.clients["local"].model_copy(update={"base_url": server.url, "max_attempts": 1})}
+        changed = given.model_copy(update={"cascade": [cheap, given.cascade[1]], "clients": clients})
+        assert run(changed, output=tmp_path / "run", say=quiet).report is None
+    _, report = export_run(tmp_path / "run", partial=True)
+    assert report["candidates"] == {"in": 3, "relabel": 0, "drop": 0, "keep": 3, "undecided": 0, "unanswered": 3}

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from relabel.clients.errors import EXTRAS, Complaint, is_about_the_words
+from relabel.clients.errors import EXTRAS, Complaint, is_plain
 from relabel.parsing import json_of, read_object
 from relabel.records import Reply, Request
 
@@ -18,9 +18,6 @@ reply on, before that is laid on the parameter. A plain refusal is proof by itse
 
 _TRIALS = 3
 """Requests that fail with and without what they can do without; after that many no more is tried."""
-
-_TRANSIENT = (401, 402, 408, 409, 425, 429, 503, 504, 529)
-"""What is not about any parameter."""
 
 
 @dataclass(slots=True)
@@ -44,9 +41,11 @@ class Dialect:
         parts = [f"{old}={new}" for old, new in sorted(self.renamed.items()) if old not in self.dropped]
         return " ".join(parts + [f"-{name}" for name in sorted(self.dropped)])
 
-    def name_of(self, spoken: str) -> str:
-        """The name of the dialect in which a request was put, with what the model has been found to ignore of it."""
-        return " ".join(filter(None, [spoken, *(f"~{name}" for name in EXTRAS if self._ignores(name))]))
+    def name_of(self, spoken: str, sent: Mapping[str, Any]) -> str:
+        """The name of the dialect in which a request was put, with what of it the model has been found to ignore."""
+        return " ".join(
+            filter(None, [spoken, *(f"~{name}" for name in EXTRAS if name in sent and self._ignores(name))])
+        )
 
     def body(self, request: Request, without: frozenset[str] = frozenset()) -> tuple[str, dict[str, Any]]:
         """The name of the dialect, and the request as it is posted, without these parameters for once."""
@@ -74,29 +73,37 @@ class Dialect:
             self.dropped |= _with_kin({next((old for old, new in self.renamed.items() if new == name), name)})
         return self.name != before
 
-    def trials(self, sent: Mapping[str, Any], fault: Complaint) -> list[frozenset[str]]:
-        """What to leave out, one after the other, to see whether an error goes away: parameters that the model has
-        never answered with, if the error does not say that it is about something else.
+    def may_be_to_blame(self, sent: Mapping[str, Any], fault: Complaint) -> bool:
+        """Whether an error may be for a parameter that a request can do without, and that the model has never answered
+        with: some servers do not say so.
         """
-        if fault.status in (200, *_TRANSIENT) or fault.param or is_about_the_words(fault) or self._vain >= _TRIALS:
-            return []
-        unproven = [name for name in EXTRAS if name in sent and name not in self.taken]
-        each = [frozenset({name}) for name in unproven]
-        return [*each, frozenset(unproven)] if len(each) > 1 else each
+        return bool(self._unproven(sent)) and not is_plain(fault) and fault.status != 200 and self._vain < _TRIALS
 
-    def failed(self, without: frozenset[str]) -> None:
+    def _unproven(self, sent: Mapping[str, Any]) -> list[str]:
+        return [name for name in EXTRAS if name in sent and name not in self.taken]
+
+    def trials(self, sent: Mapping[str, Any], fault: Complaint) -> list[frozenset[str]]:
+        """What to leave out, one after the other, to see whether the error goes away."""
+        if not self.may_be_to_blame(sent, fault):
+            return []
+        each = [frozenset({name}) for name in self._unproven(sent)]
+        return [*each, frozenset().union(*each)] if len(each) > 1 else each
+
+    def tried_in_vain(self, sent: Mapping[str, Any]) -> None:
         """A request that failed has failed without what it can do without, too."""
-        self._vain += bool(without)
+        self._vain += bool(self._unproven(sent))
 
     def heard(
-        self, request: Request, sent: Mapping[str, Any], reply: Reply, without: frozenset[str], fault: Complaint | None
+        self, request: Request, sent: Mapping[str, Any], reply: Reply, fault: Complaint | None = None
     ) -> Iterator[str]:
         """Learn from a reply; yields what is found out, in words, each thing once.
 
-        `without` was left out of the request for once, after it had failed for this `fault`.
+        It came once something had been left out of the request that had failed with this `fault`.
         """
         self.taken |= EXTRAS.keys() & sent.keys()
-        if without and fault is not None:
+        if fault is not None:
+            _, whole = self.body(request)
+            without = frozenset(EXTRAS.keys() & (whole.keys() - sent.keys()))
             self._relieved[without] += 1
             if self._relieved[without] >= (_PROOF if fault.status >= 500 else 1) and not without & self.taken:
                 for name in sorted(without):

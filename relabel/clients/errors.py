@@ -25,7 +25,7 @@ EXTRAS: Mapping[str, re.Pattern[str]] = {
 """Parameters that a request can always do without, and words of errors that are about them."""
 
 _ABOUT_THE_WORDS = re.compile(
-    r"context.?(length|window)|maximum context|too long|too many tokens|content.?(filter|management|policy)|safety",
+    r"context.?(length|window|size)|maximum context|too long|too many tokens|content.?(filter|policy)|safety",
     re.IGNORECASE,
 )
 """Words of errors that are about what was asked, however the server may answer otherwise."""
@@ -86,6 +86,9 @@ def complaint(status: int, headers: Mapping[str, str], content: bytes, secrets: 
     code = next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), "")
     param = error.get("param")
     said = error.get("message") or error.get("detail") or ""
+    if status == 200 and isinstance(payload, dict) and payload.get("error"):  # some say so with status 200
+        meant = error.get("code")
+        status = meant if type(meant) is int and 400 <= meant < 600 else 500
     return Complaint(
         status, plain(code, 80), plain(_in_words(said)), param if isinstance(param, str) else None, retry_after(headers)
     )
@@ -119,31 +122,44 @@ def classify(fault: Complaint) -> Again | Refused | RunStopped:
     return RunStopped(f"{fault}. That is no chat completions API; check base_url.")
 
 
-def is_about_the_words(fault: Complaint) -> bool:
-    """Whether an error is about what this very request says: too long, or nothing that the server would answer."""
-    return bool(_ABOUT_THE_WORDS.search(fault.code) or _ABOUT_THE_WORDS.search(fault.message))
+def is_plain(fault: Complaint) -> bool:
+    """Whether an error says what it is about, and that is no parameter: the request's words, the key, the model, the
+    account, or the server's load.
+    """
+    return bool(
+        fault.status in (401, 402, 408, 409, 425, 429, 503, 504, 529)
+        or fault.wait is not None
+        or fault.param
+        or fault.code in ("model_not_found", *_NO_CREDIT)
+        or any(words.search(fault.message) for words in (_WRONG_KEY, _WRONG_MODEL, _ABOUT_THE_WORDS))
+        or _ABOUT_THE_WORDS.search(fault.code)
+    )
 
 
 def unsupported(fault: Complaint, body: Mapping[str, Any], taken: Collection[str] = ()) -> str | None:
     """The parameter of `body` that the model does not take, if that is what the error says.
 
-    `taken` are those that the model has answered with before: words alone do not speak against them.
+    It says so by its `param`; by its code or words, with the parameter's name; or, of what a request can always do
+    without and the model has not `taken` before, by any words that speak of it.
     """
-    if fault.status not in (200, 400, 403, 422, 500, 501) or is_about_the_words(fault):
+    names = sorted(body.keys() - {"model", "messages"})
+    if fault.param:
+        named = next((name for name in names if name in fault.param), None)
+        return named if fault.status in (400, 403, 422) and (named in EXTRAS or _refuses(fault)) else None
+    if fault.status in (400, 422) and _refuses(fault):
+        for name in names:
+            if re.search(rf"\b{re.escape(name)}\b", fault.message):
+                return name
+    if fault.status not in (200, 400, 403, 422, 500, 501) or is_plain(fault):
         return None
-    for name, words in EXTRAS.items():
-        if name in body and fault.param is not None and name in fault.param:
-            return name
-        if name in body and name not in taken and not fault.param and words.search(fault.message):
-            return name
-    if fault.status not in (400, 422):
-        return None
-    if not (fault.code.startswith("unsupported") or _UNSUPPORTED.search(fault.message)):
-        return None
-    for name in body.keys() - {"model", "messages"}:
-        if fault.param == name or (not fault.param and re.search(rf"\b{re.escape(name)}\b", fault.message)):
-            return str(name)
-    return None
+    return next(
+        (n for n, words in EXTRAS.items() if n in body and n not in taken and words.search(fault.message)), None
+    )
+
+
+def _refuses(fault: Complaint) -> bool:
+    """Whether an error is about a parameter at all."""
+    return fault.code.startswith("unsupported") or bool(_UNSUPPORTED.search(fault.message))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

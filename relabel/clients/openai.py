@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 import orjson
@@ -19,7 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from relabel import __version__
 from relabel.clients.dialect import Dialect
-from relabel.clients.errors import Again, Complaint, Refused, classify, complaint, unsupported
+from relabel.clients.errors import Again, Complaint, Refused, classify, complaint, is_plain, unsupported
 from relabel.clients.pace import Pace, Patience
 from relabel.clients.target import find_target
 from relabel.clients.wire import reply_of
@@ -53,6 +54,7 @@ class OpenAIClient:
         self.endpoint = self._target.endpoint
         self._dialects: dict[str, Dialect] = {}
         self._tried: dict[str, asyncio.Event] = {}
+        self._trying: dict[str, asyncio.Lock] = {}
         self._heard = False
         self._quiet_until = 0.0
 
@@ -141,33 +143,55 @@ class OpenAIClient:
     async def _once(self, request: Request) -> Reply:
         """One attempt, and again at once for each parameter that the model turns out not to take."""
         dialect = self._dialects.setdefault(request.model, Dialect())
-        first: Complaint | None = None
-        trials: list[frozenset[str]] = []
-        without: frozenset[str] = frozenset()
         while True:
-            spoken, sent = dialect.body(request, without)
-            body = orjson.dumps(sent | {"messages": orjson.Fragment(request.messages_json)})
-            status, headers, content, seconds = await self._exchange(request, body)
-            if status == 200 and (reply := reply_of(content, seconds)) is not None:
-                self._heard = True
-                for found_out in dialect.heard(request, sent, reply, without, first):
-                    self._say(f"{request.model} at {self.endpoint} {found_out}")
-                return replace(reply, dialect=dialect.name_of(spoken))
-            found = complaint(status, headers, content, self._target.secrets)
+            spoken, sent = dialect.body(request)
+            found = await self._put(request, dialect, sent, spoken)
+            if isinstance(found, Reply):
+                return found
             if (name := unsupported(found, sent, dialect.taken)) is not None:
-                self._learn(request.model, dialect, name, found)
+                self._learn(request, dialect, name, found, sent)
                 continue
-            if first is None:
-                first, trials = found, dialect.trials(sent, found)
-            if trials:
-                without = trials.pop(0)
-                continue
-            dialect.failed(without)
-            fault = self._fault(first)
+            if dialect.may_be_to_blame(sent, found):
+                async with self._trying.setdefault(request.model, asyncio.Lock()):
+                    if dialect.body(request)[1] != sent:
+                        continue  # somebody has found out meanwhile
+                    reply = await self._try_without(request, dialect, sent, found)
+                if reply is not None:
+                    return reply
+            fault = self._fault(found)
             if isinstance(fault, Refused):
                 self._heard = True
-                return Reply("refused", error=str(fault), dialect=dialect.name, seconds=seconds)
+                return Reply("refused", error=str(fault), dialect=spoken)
             raise fault
+
+    async def _put(
+        self, request: Request, dialect: Dialect, sent: dict[str, Any], spoken: str, fault: Complaint | None = None
+    ) -> Reply | Complaint:
+        """Post a request once; `fault` is the complaint for which something has been left out of it."""
+        body = orjson.dumps(sent | {"messages": orjson.Fragment(request.messages_json)})
+        status, headers, content, seconds = await self._exchange(request, body)
+        if status != 200 or (reply := reply_of(content, seconds)) is None:
+            return complaint(status, headers, content, self._target.secrets)
+        self._heard = True
+        for found_out in dialect.heard(request, sent, reply, fault):
+            self._say(f"{request.model} at {self.endpoint} {found_out}")
+        return replace(reply, dialect=dialect.name_of(spoken, sent))
+
+    async def _try_without(
+        self, request: Request, dialect: Dialect, sent: Mapping[str, Any], fault: Complaint
+    ) -> Reply | None:
+        """The reply that comes once something is left out that a request can do without; None if none comes."""
+        for without in dialect.trials(sent, fault):
+            spoken, less = dialect.body(request, without)
+            found = await self._put(request, dialect, less, spoken, fault)
+            if isinstance(found, Reply):
+                return found
+            if is_plain(found) or (found.status >= 500 > fault.status):
+                raised = self._fault(found)
+                if not isinstance(raised, Refused):  # this trial shows nothing
+                    raise raised
+        dialect.tried_in_vain(sent)
+        return None
 
     def _fault(self, found: Complaint) -> Again | Refused | RunStopped:
         """What an error means, here and now."""
@@ -200,12 +224,14 @@ class OpenAIClient:
             return False
         return time.monotonic() >= self._quiet_until
 
-    def _learn(self, model: str, dialect: Dialect, name: str, said: Complaint) -> None:
+    def _learn(self, request: Request, dialect: Dialect, name: str, said: Complaint, sent: Mapping[str, Any]) -> None:
         """Adapt to what the model does not take, and say so the first time."""
-        if name not in dialect.optional():
+        news = name in dialect.optional() and dialect.learn(name)
+        if dialect.body(request)[1] == sent:
             raise self._stopped(f"{said}. Take {name!r} out of the tier's extra_body.")
-        if dialect.learn(name):
-            self._say(f"{model} at {self.endpoint} does not take {name!r}: left out or renamed ({said.message[:120]})")
+        if news:
+            where = f"{request.model} at {self.endpoint}"
+            self._say(f"{where} does not take {name!r}: left out or renamed ({said.message[:120]})")
 
     def _keep_quiet(self, seconds: float, said: str) -> None:
         """Send nothing for so long; a long silence is explained."""

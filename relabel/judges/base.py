@@ -52,6 +52,9 @@ class Found(NamedTuple):
 class Judge(Protocol):
     """Gives one verdict for each candidate it is shown."""
 
+    name: str
+    """How ledgers and reports name it."""
+
     labels: Sequence[str]
     """All that it can say."""
 
@@ -63,6 +66,7 @@ class LLMJudge:
     """A prompt for a model, with the model's settings."""
 
     def __init__(self, tier: str, settings: LLMJudgeSettings, prompt: Prompt, retry: Retry = frozenset()) -> None:
+        self.name = prompt.label
         self.labels: Sequence[str] = prompt.form.labels
         self.tier = tier
         self.settings = settings
@@ -105,7 +109,7 @@ class LLMJudge:
             settings.model,
             messages,
             {name: value for name, value in sampling.items() if value is not None},
-            self.prompt.schema,
+            self.prompt.schema if settings.structured else None,
             sample=index,
             model_revision=settings.model_revision,
         )
@@ -126,12 +130,12 @@ class LLMJudge:
 
     def abstain(self, reason: str) -> Verdict:
         """The verdict on a passage that no reply speaks of."""
-        return Verdict(self.tier, self.prompt.label, self.settings.model, None, reason)
+        return Verdict(self.tier, self.name, self.settings.model, None, reason)
 
     def verdict(self, parts: Sequence[tuple[int, Vote]]) -> Verdict:
         """The verdict that the windows of a passage come to, each with its offset; mostly there is just one."""
         vote = best(parts, self.labels)
-        tier, judge, model, winner = self.tier, self.prompt.label, self.settings.model, vote.winner
+        tier, judge, model, winner = self.tier, self.name, self.settings.model, vote.winner
         keys = vote.keys if len(vote.keys) > 1 else None
         if isinstance(winner, Abstained):
             found = winner.found or None

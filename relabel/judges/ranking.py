@@ -23,7 +23,7 @@ from relabel.judges.base import (
     snippet_of,
 )
 from relabel.judges.questions import Messages, Question, ask
-from relabel.judges.votes import Vote, vote
+from relabel.judges.votes import Vote, best, vote
 from relabel.parsing import Abstained, Opinion, parse_ranking
 from relabel.records import Asking, Case, Passage, Reply, Verdict, Verdicts
 
@@ -85,10 +85,13 @@ class RankingJudge(LLMJudge):
         yield from ask([question for one in asked for question in one.questions])
         votes: defaultdict[int, list[tuple[int, Vote]]] = defaultdict(list)
         for one in asked:
-            for place, found in self._votes(one, case):
+            for place, found in self._votes(one):
                 votes[place].append((one.start, found))
         verdicts = {place: self.abstain(TOO_LONG if place in judged else EMPTY_TEXT) for place in candidates}
-        return Found(verdicts | {place: self.verdict(parts) for place, parts in votes.items()}, {})
+        for place, several in votes.items():
+            winner = _with_evidence(best(several, self.labels), snippet_of(case.candidates[place]))
+            verdicts[place] = self.verdict([(0, winner)])
+        return Found(verdicts, {})
 
     def _shown(self, passage: Passage, verdicts: Verdicts) -> Passage:
         """The passage as the ranking shows it: by its snippet where it has one and snippets are wanted."""
@@ -112,18 +115,18 @@ class RankingJudge(LLMJudge):
             questions.append(Question(self, render([passages[item] for item in order]), read))
         return _Window(passages, len(positives), places, start, questions)
 
-    def _votes(self, window: _Window, case: Case) -> Iterator[tuple[int, Vote]]:
+    def _votes(self, window: _Window) -> Iterator[tuple[int, Vote]]:
         """What the orders of a window say of each of its candidates, by place."""
         yardsticks = range(window.positives)
         ranked = [q.result for q in window.questions if not isinstance(q.result, Abstained)]
-        best = min(yardsticks, key=lambda item: sum(places[item] or 0 for places in ranked))
+        highest = min(yardsticks, key=lambda item: sum(places[item] or 0 for places in ranked))
         for item, place in enumerate(window.candidates, window.positives):
             twins = [other for other in yardsticks if _words(window.passages[other]) == _words(window.passages[item])]
-            said = [(self._opinion(q.result, item, twins, best, yardsticks), q.key) for q in window.questions]
-            yield place, _with_evidence(vote(said, "orders"), snippet_of(case.candidates[place]))
+            said = [(self._opinion(q.result, item, twins, highest, yardsticks), q.key) for q in window.questions]
+            yield place, vote(said, "orders")
 
     def _opinion(
-        self, places: Places | Abstained, item: int, twins: Sequence[int], best: int, yardsticks: Sequence[int]
+        self, places: Places | Abstained, item: int, twins: Sequence[int], highest: int, yardsticks: Sequence[int]
     ) -> Opinion | Abstained:
         """What one order says of one candidate. It answers just as directly as a positive shown in the same words."""
         if isinstance(places, Abstained):
@@ -134,7 +137,7 @@ class RankingJudge(LLMJudge):
         theirs = [places[yardstick] or 0 for yardstick in yardsticks]
         if twins:
             mine = min(theirs[twin] for twin in twins)
-        bar = {"best": theirs[best], "any": max(theirs), "all": min(theirs)}[self.settings.above]
+        bar = {"best": theirs[highest], "any": max(theirs), "all": min(theirs)}[self.settings.above]
         return Opinion(ABOVE if mine < bar else BELOW)
 
 

@@ -51,10 +51,13 @@ def best(parts: Sequence[tuple[int, Vote]], labels: Sequence[str]) -> Vote:
 
     `labels` are ordered, the last most in favour. A window that says nothing leaves the passage undecided, unless
     another has found all that there is to find. What stands only because no window says more is as sure as the least
-    sure of them.
+    sure of them. As long as one waits for its reply, so does the passage.
     """
     if len(parts) == 1:
         return parts[0][1]
+    for _, one in parts:
+        if isinstance(one.winner, Abstained) and one.winner.reason == UNANSWERED:
+            return one
     keys = tuple(dict.fromkeys(key for _, one in parts for key in one.keys))
     silent = next((one for _, one in parts if isinstance(one.winner, Abstained)), None)
     spoken = [(start, one, one.winner) for start, one in parts if isinstance(one.winner, Opinion)]

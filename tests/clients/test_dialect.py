@@ -95,6 +95,7 @@ def picky(fault: Answer, *parameters: str) -> Handler:
         error(502, "bad gateway"),
         Answer(status=422, body={}),
         Answer(status=200, body={"error": {"message": "response_format and logprobs are not supported"}}),
+        Answer(status=200, body={"error": {"message": "Provider returned error", "code": 400}}),
     ],
 )
 @pytest.mark.parametrize("parameters", [["response_format"], ["logprobs"], ["response_format", "logprobs"]])
@@ -139,6 +140,68 @@ def test_an_error_about_the_words_of_a_request_is_laid_on_no_parameter(fault: An
     assert [one.status for one in found] == ["refused"] + ["ok"] * 5
     assert not any("not take" in said for said in told)
     assert all("response_format" in body for body in server.bodies)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        error(400, "Invalid 'response_format': too long, not supported", param="response_format", code="unsupported"),
+        error(400, "This model does not support response_format; see the safety notes"),
+        Answer(status=422, body={"detail": [{"loc": ["body", "response_format"], "msg": "too long, not permitted"}]}),
+    ],
+)
+def test_a_parameter_that_is_named_is_meant_whatever_else_is_said(fault: Answer) -> None:
+    found, told, _ = asked(picky(fault, "response_format"))
+    assert {one.text for one in found} == {GOOD}
+    assert len(told) == 1
+
+
+def test_a_trial_that_the_server_has_no_time_for_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: Iterator[str | Answer] = iter(
+        [error(400, "Bad Request"), error(429, "slow down", headers={"Retry-After": "0"}), error(400, "Bad Request")]
+    )
+    told: list[str] = []
+    with ReplyServer(lambda _: next(turns, GOOD)) as server:
+        found = replies(server.url, [graded()], say=told.append)
+    assert [one.text for one in found] == [GOOD]
+    assert told == [
+        "m at " + server.url + "/chat/completions does not take 'response_format': left out (status 400: Bad Request)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "most"),
+    [(error(400, "the request exceeds the available context size"), 12), (error(418, "never"), 12 + 3 * 3)],
+)
+def test_no_more_is_tried_in_vain_than_a_few_times(fault: Answer, most: int) -> None:
+    with ReplyServer(lambda _: fault) as server:
+        found = replies(server.url, [graded(str(n), logprobs=True) for n in range(12)], say=lambda _: None)
+    assert {one.status for one in found} == {"refused"}
+    assert server.asked.total() <= most
+
+
+def test_an_unknown_model_is_asked_for_once() -> None:
+    fault = error(404, "The model does not exist", code="model_not_found")
+    with ReplyServer(lambda _: fault) as server, pytest.raises(AssertionError, match="Check the tier's model"):
+        replies(server.url, [graded(str(n)) for n in range(5)])
+    assert server.asked.total() == 1
+
+
+def test_what_cannot_be_left_out_ends_the_run_and_no_loop() -> None:
+    def handler(body: dict[str, Any]) -> str | Answer:
+        name = "max_tokens" if "max_tokens" in body else "max_completion_tokens"
+        return error(400, f"Unsupported parameter: '{name}'", param=name)
+
+    with ReplyServer(handler) as server, pytest.raises(AssertionError, match="extra_body"):
+        replies(server.url, [graded(max_tokens=5, max_completion_tokens=500)], say=lambda _: None)
+    assert server.asked.total() <= 3
+
+
+def test_a_reply_is_recorded_in_the_dialect_in_which_it_was_asked_for() -> None:
+    with ReplyServer(lambda _: GOOD) as server:
+        asked_both = [graded(str(n), logprobs=True) for n in range(4)] + [graded(str(n)) for n in range(4)]
+        found = replies(server.url, asked_both, say=lambda _: None)
+    assert [one.dialect for one in found] == ["~logprobs"] * 4 + [""] * 4
 
 
 def test_an_error_that_stays_without_structure_is_not_laid_on_it() -> None:

@@ -238,6 +238,13 @@ class TestLongPassages:
     def graded_but_for_trash(self, grade: int, call: Call) -> Reply | None:
         return unparsed(call) if "trash" in shown(call) else says(grade=grade)
 
+    def test_wait_as_long_as_one_window_does(self) -> None:
+        def script(call: Call) -> Reply | None:
+            return None if "trash" in shown(call) else says(grade=3)
+
+        found, _ = judged("graded", self.long("trash", "more"), script, **self.SMALL)
+        assert said(found.candidates) == [UNANSWERED]
+
     def test_what_has_no_room_beside_the_rest_is_said_to_be_too_long(self) -> None:
         of = case(instance([passage("x", "short", title="endless title " * 300)]))
         found, rounds = judged("graded", of, lambda call: says(grade=1), **self.SMALL)

@@ -210,6 +210,15 @@ class TestWindows:
         assert said(found.candidates) == ["above"] * 5
         assert 0 < (found.candidates[4].offset or 0) <= long.text.index("treasure")
 
+    def test_evidence_keeps_its_place_in_the_whole_passage(self) -> None:
+        text = "y " * 4000 + "aa treasure " + "y " * 4000
+        of = case(instance([passage("x", text)]))
+        found_before = Verdict("s", "j", "m", "answer", evidence="treasure", offset=text.index("treasure"))
+        of.candidates[0] = (found_before,)
+        of.positives[0] = answered("snippet of p1")
+        found, _ = judged("answer-ranking", of, by(sorted), show="passages", context=3_000, max_tokens=500)
+        assert (found.candidates[0].evidence, found.candidates[0].offset) == ("treasure", found_before.offset)
+
     def test_what_has_no_room_beside_the_positives_is_said_to_be_too_long(self) -> None:
         of = case(replace(instance(2), positives=(passage("p", "y " * 9000),)))
         found, rounds = judged("answer-ranking", of, ranked(), show="passages", context=3_000, max_tokens=500)
