@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from relabel.fence import ESCAPES
 
 _ALIKE = str.maketrans("‘’‚‛ʼ′`´“”„‟″«»‐‑‒–—―−", "''''''''\"\"\"\"\"\"\"-------")
+_JOINER = "\u200d"
+"""Makes one picture of the two characters beside it."""
+
 _EFFORT = 10_000_000
 """Letters that are compared before a span is given up: only a degenerate one takes more."""
 
@@ -69,9 +72,6 @@ def _cut(before: str, after: str) -> bool:
     if right.isdigit():  # 3.42, 1,000 and -5, but not 3-5
         return (left in ".,·" and before[:-1].isdigit()) or (left in "-−" and not before[:-1].isalnum())
     return left.isdigit() and right in ".,·" and after[1:].isdigit()
-
-
-_JOINER = "\u200d"
 
 
 def _is_part(letter: str) -> bool:

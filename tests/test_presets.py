@@ -76,6 +76,20 @@ def test_evidence_stands_in_the_passage_at_its_offset(planted: Planted, tmp_path
         assert text[offset : offset + len(verdict["evidence"])] == verdict["evidence"]
 
 
+@pytest.mark.parametrize("confidence", [0.9, 0.6])
+def test_the_probability_of_a_verdict_comes_through_to_its_decision(
+    confidence: float, planted: Planted, tmp_path: Path
+) -> None:
+    rows = cleaned("answer-cascade", planted, planted.judge(confidence=confidence), tmp_path)
+    for row in rows:
+        verdicts = [verdict for verdict in json.loads(row["verdicts"])[1:] if "label" in verdict]
+        for verdict in verdicts:
+            assert (verdict["score"], verdict["score_kind"]) == (pytest.approx(confidence, abs=1e-4), "logprobs")
+            assert verdict["outside"] == pytest.approx(0, abs=1e-4)
+        if verdicts:
+            assert row["score"] == pytest.approx(confidence, abs=1e-4)
+
+
 def test_positives_have_a_table_of_their_own(tmp_path: Path) -> None:
     record = {
         "query_id": "q",

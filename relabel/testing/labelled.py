@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -36,7 +38,9 @@ class LabelledJudge:
     `labels` are grades by query and passage text; a grade of `relevant` or more is relevant. It finds query and
     passages in the prompt by their text, and each passage's number by the rule that it is the last number before it.
     Of each passage it is right about the relevance with probability `accuracy`, always the same way; a share
-    `malformed` of its replies is spoilt in one way or another. Whatever it does not know is irrelevant.
+    `malformed` of its replies is spoilt in one way or another. Whatever it does not know is irrelevant, even a positive.
+    Of the UMBRELA grades it gives 3 to what is best for a query, 2 to what else is relevant, and 0. A `confidence` is
+    the probability that it gives its label's token where a request asks for `logprobs`.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class LabelledJudge:
         accuracy: float = 1.0,
         malformed: float = 0.0,
         latency: float = 0.0,
+        confidence: float | None = None,
         seed: int = 0,
     ) -> None:
         self._labels = {_bare(query): dict(texts) for query, texts in labels.items()}
@@ -54,6 +59,7 @@ class LabelledJudge:
         self._accuracy = accuracy
         self._malformed = malformed
         self._latency = latency
+        self._confidence = confidence
         self._seed = seed
 
     def __call__(self, body: dict[str, Any]) -> Answer:
@@ -63,9 +69,13 @@ class LabelledJudge:
         right = self._right(form, self._query(prompt), prompt)
         if self._chance("malformed", orjson.dumps(body, option=orjson.OPT_SORT_KEYS)) < self._malformed:
             answer = spoilt(right, int(1e6 * self._chance("way", orjson.dumps(body["messages"]))))
+        elif body.get("logprobs") and self._confidence is not None:
+            answer = Answer(
+                right, logprobs=_logprobs(right, form, self._confidence, int(body.get("top_logprobs") or 0))
+            )
         else:
             answer = Answer(right)
-        return Answer(answer.text, answer.finish_reason, message=answer.message, latency=self._latency)
+        return replace(answer, latency=self._latency)
 
     def snippet(self, text: str) -> str:
         """What it quotes of a relevant passage: its beginning, in whole words."""
@@ -160,6 +170,25 @@ class LabelledJudge:
             pairs = enumerate(pairwise(shown), 1)
             first = next((nth for nth, (one, other) in pairs if other.number <= one.number), 0)
         return list(shown[:first]), list(shown[first:])
+
+
+def _logprobs(reply: str, form: str, confidence: float, top: int) -> list[dict[str, Any]]:
+    """The tokens of a JSON reply with a label, and their probabilities: what is left is shared by the other labels."""
+    spelled = {"answer-snippet": ("null", '"')}.get(form, FORMS[form].labels)
+    value = re.search(r':\s*"?', reply) if form == "versus-positive" else re.search(r":\s*", reply)
+    if value is None or FORMS[form].properties is None or form == "answer-ranking":
+        return []
+    start = value.end()
+    label = next(one for one in spelled if reply.startswith(one, start))
+    share = (1 - confidence) / (len(spelled) - 1)
+    chances = sorted(((confidence if one == label else share, one) for one in spelled), reverse=True)
+    others = [_token(one, chance) for chance, one in chances[:top]]
+    tokens = [_token(reply[:start], 1.0), _token(label, confidence), _token(reply[start + len(label) :], 1.0)]
+    return [{**token, "top_logprobs": others if place == 1 else []} for place, token in enumerate(tokens)]
+
+
+def _token(text: str, chance: float) -> dict[str, Any]:
+    return {"token": text, "bytes": None, "logprob": math.log(max(chance, 1e-9))}
 
 
 def _numbers(prompt: str) -> list[int]:
