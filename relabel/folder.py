@@ -253,12 +253,26 @@ def source_of(opened: Opened) -> dict[str, Any]:
     }
 
 
-def recorded_source(folder: Path) -> str | None:
-    """The path of the source that a folder's last run read, if there was one."""
-    if not (folder / CONFIG).is_file():
-        return None
-    path = read_yaml(folder / CONFIG).get("input", {}).get("path")
-    return str(path) if path else None
+def held_before(opened: Opened) -> str:
+    """What else the folder's last run was over, in words: another source, or other judges; nothing if there is none."""
+    if not (opened.folder / CONFIG).is_file():
+        return ""
+    given = read_yaml(opened.folder / CONFIG)
+    source, cascade = given.get("input"), given.get("cascade")
+    path = source.get("path") if isinstance(source, dict) else None
+    if path and str(path) != opened.config.input.path:
+        return f"over {path}"
+    judges = [{"name": tier.name, **_named(tier.judge.model_dump())} for tier in opened.config.cascade]
+    tiers = [tier for tier in cascade if isinstance(tier, dict)] if isinstance(cascade, list) else []
+    before = [{"name": tier.get("name"), **_named(tier.get("judge"))} for tier in tiers]
+    if before in ([], judges):
+        return ""
+    return "with " + " and ".join(" ".join(str(word) for word in one.values() if word) for one in before)
+
+
+def _named(judge: Any) -> dict[str, Any]:
+    given = judge if isinstance(judge, dict) else {}
+    return {name: given.get(name) for name in ("prompt", "screen", "model")}
 
 
 def judges_of(opened: Opened) -> list[dict[str, str | None]]:

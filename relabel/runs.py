@@ -26,11 +26,11 @@ from relabel.folder import (
     discard_derived,
     fingerprint_of,
     guard,
+    held_before,
     is_within,
     judges_of,
     ledger_of,
     open_run,
-    recorded_source,
     reopen,
     size_of,
     source_of,
@@ -89,9 +89,8 @@ def run(
             log.write("note", message=message)
             say(message)
 
-        before = recorded_source(opened.folder)
-        if before not in (None, opened.config.input.path):
-            tell(f"{opened.folder} held a run over {before}: what was derived from that is replaced, its replies stay.")
+        if before := held_before(opened):
+            tell(f"{opened.folder} held a run {before}: what was derived from that is replaced, its replies stay.")
         write_config(opened)
         discard_derived(opened.folder)
         log.write("run", version=__version__, source=opened.config.input.path, sha256=opened.identity[1])

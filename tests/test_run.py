@@ -256,6 +256,19 @@ def test_a_prompt_that_has_changed_since_the_run_is_named(train: Path, tmp_path:
         reopen(tmp_path / "run")
 
 
+def test_a_folder_that_held_a_run_with_other_judges_says_so_once(train: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    overrides = [f"input.path={train}"]
+    run("quickstart", overrides=overrides, output=tmp_path / "run", say=notes.append)
+    run("quickstart", overrides=[*overrides, "policy.drop=[duplicate]"], output=tmp_path / "run", say=notes.append)
+    assert notes == []
+    one = "cascade=[{name: exact, judge: {screen: exact-duplicate}}]"
+    for _ in range(2):
+        run("quickstart", overrides=[*overrides, one, "policy={}"], output=tmp_path / "run", say=notes.append)
+    assert len(notes) == 1
+    assert "held a run with exact exact-duplicate and near near-duplicate" in notes[0]
+
+
 def test_deleting_what_is_derived_loses_nothing(train: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with ReplyServer(finds_the_first) as server:

@@ -38,7 +38,7 @@ class LabelledJudge:
     `labels` are grades by query and passage text; a grade of `relevant` or more is relevant. It finds query and
     passages in the prompt by their text, and each passage's number by the rule that it is the last number before it.
     Of each passage it is right about the relevance with probability `accuracy`, always the same way; a share
-    `malformed` of its replies is spoilt in one way or another. Whatever it does not know is irrelevant, even a positive.
+    `malformed` of its replies is spoilt in one way or another. What it does not know is irrelevant, even a positive.
     Of the UMBRELA grades it gives 3 to what is best for a query, 2 to what else is relevant, and 0. A `confidence` is
     the probability that it gives its label's token where a request asks for `logprobs`.
     """
