@@ -54,13 +54,17 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """A response with an error, in the server's words but for the caller's key, should it repeat that."""
+    """A response with an error, in the server's words but for the caller's key, should it repeat that.
+
+    `wait` and `seconds` are those that it asks to wait, and those that it took.
+    """
 
     status: int
     code: str = ""
     message: str = ""
     param: str | None = None
     wait: float | None = None
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         return f"status {self.status}: {self.message}" if self.message else f"status {self.status}"

@@ -161,7 +161,7 @@ class OpenAIClient:
             fault = self._fault(found)
             if isinstance(fault, Refused):
                 self._heard = True
-                return Reply("refused", error=str(fault), dialect=spoken)
+                return Reply("refused", error=str(fault), dialect=spoken, seconds=found.seconds)
             raise fault
 
     async def _put(
@@ -171,7 +171,7 @@ class OpenAIClient:
         body = orjson.dumps(sent | {"messages": orjson.Fragment(request.messages_json)})
         status, headers, content, seconds = await self._exchange(request, body)
         if status != 200 or (reply := reply_of(content, seconds)) is None:
-            return complaint(status, headers, content, self._target.secrets)
+            return replace(complaint(status, headers, content, self._target.secrets), seconds=seconds)
         self._heard = True
         for found_out in dialect.heard(request, sent, reply, fault):
             self._say(f"{request.model} at {self.endpoint} {found_out}")
