@@ -79,7 +79,7 @@ class Cascade:
     def _check_labels(self, config: Config) -> None:
         """Refuse a label that nobody gives: what it should lead to would silently never happen."""
         given = dict.fromkeys(label for tier in self.tiers for label in tier.judge.labels)
-        for action in ("relabel", "drop", "remove"):
+        for action in ("relabel", "drop", "remove", "drop_any"):
             for label in getattr(config.policy, action):
                 if label not in given:
                     hint = "; what an abstention means says policy.abstained" if label == "abstained" else ""

@@ -278,7 +278,7 @@ def _print_counts(report: dict[str, Any]) -> None:
     instances, candidates = report["instances"], report["candidates"]
     print(
         f"instances   {instances['in']:,} in = {instances['cleaned']:,} cleaned + {instances['removed']:,} removed + "
-        f"{instances['quarantined']:,} quarantined ({instances['changed']:,} changed)"
+        f"{instances['quarantined']:,} quarantined ({instances['changed'] - instances['removed']:,} changed)"
     )
     print(
         f"candidates  {candidates['in']:,} in = {candidates['relabel']:,} relabel + {candidates['drop']:,} drop + "

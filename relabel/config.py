@@ -159,11 +159,15 @@ class CriteriaSettings(Settings):
 
 
 class PolicySettings(Settings):
-    """Which final labels lead to which decision. See relabel.policy for the rules and their order."""
+    """Which final labels lead to which decision, and which labels of any tier lead to drop (`drop_any`).
+
+    See relabel.policy for the rules and their order.
+    """
 
     relabel: list[Label] = []
     drop: list[Label] = []
     remove: list[Label] = []
+    drop_any: list[Label] = []
     abstained: Literal["keep", "drop"] = "keep"
     max_false_negatives: int | None = Field(None, ge=0)
     min_negatives: int = Field(0, ge=0)
@@ -171,8 +175,9 @@ class PolicySettings(Settings):
 
     @model_validator(mode="after")
     def _one_action_a_label(self) -> PolicySettings:
+        actions = (self.relabel, {*self.drop, *self.drop_any}, self.remove)
         for label in {*self.relabel, *self.drop, *self.remove}:
-            if (label in self.relabel) + (label in self.drop) + (label in self.remove) > 1:
+            if sum(label in labels for labels in actions) > 1:
                 raise ValueError(f"label {label!r} leads to more than one action; name it once")
         return self
 

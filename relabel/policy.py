@@ -1,8 +1,8 @@
 """Verdicts -> decisions. Pure rules, each a few lines, tried in order; the first that speaks decides.
 
-For a candidate: unanswered, unjudged, undecided, then what the label of its final verdict (that of the last tier that
-judged it) leads to: relabel, drop, remove, and else no-objection. Then equal passages are made to fare alike:
-duplicate-of-positive, duplicate-of-dropped.
+For a candidate: unanswered, unjudged, what any tier's label leads to, undecided, then what the label of its final verdict
+(that of the last tier that judged it) leads to: relabel, drop, remove, and else no-objection. Then equal passages are
+made to fare alike: duplicate-of-positive, duplicate-of-dropped.
 For an instance: false-negatives-remove, too-many-false-negatives, too-few-negatives, format-needs-negatives, else keep.
 """
 
@@ -27,6 +27,14 @@ def unanswered(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
 def unjudged(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
     """No judge was asked, because the subset is left alone."""
     return None if verdicts else Decision("keep", "unjudged", "the subset is left unjudged")
+
+
+def by_any_label(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
+    """What any tier has found is enough to drop the candidate, whatever a later one says or does not say."""
+    for verdict in verdicts:
+        if verdict.label in policy.drop_any:
+            return Decision("drop", "false-negative", f"{verdict.tier} says {verdict.label}", verdicts)
+    return None
 
 
 def undecided(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
@@ -56,7 +64,14 @@ def no_objection(policy: PolicySettings, verdicts: Verdicts) -> Decision | None:
     return Decision("keep", "no-objection", f"{verdicts[-1].tier} says {verdicts[-1].label}", verdicts)
 
 
-CANDIDATE_RULES: tuple[CandidateRule, ...] = (unanswered, unjudged, undecided, by_label, no_objection)
+CANDIDATE_RULES: tuple[CandidateRule, ...] = (
+    unanswered,
+    unjudged,
+    by_any_label,
+    undecided,
+    by_label,
+    no_objection,
+)
 
 
 def decide(policy: PolicySettings, case: Case, needs_negatives: bool = False) -> Outcome:

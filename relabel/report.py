@@ -59,7 +59,8 @@ def mixed(ledger: Ledger) -> dict[str, dict[str, list[str]]]:
     seen: dict[str, dict[str, set[str]]] = {}
     for context in ledger.contexts():
         tier = seen.setdefault(context["tier"], {})
-        tier.setdefault("dialect", set()).add(context["dialect"] or "plain")
+        spoken = [part for part in (context["dialect"] or "").split() if not part.startswith("~")]
+        tier.setdefault("dialect", set()).add(" ".join(spoken) or "plain")
         for name in ("endpoint", "served_model", "fingerprint"):
             if context[name]:
                 tier.setdefault(name, set()).add(context[name])

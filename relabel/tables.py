@@ -17,16 +17,23 @@ from relabel.tally import is_suspect
 DECISIONS, POSITIVES = "decisions.parquet", "positives.parquet"
 
 _ROW_GROUP = 20_000
-_TYPES = {"position": "int32", "line": "int64", "score": "double", "mined_score": "double", "suspect": "bool"}
+_TYPES = {
+    "position": "int32",
+    "line": "int64",
+    "offset": "int64",
+    "score": "double",
+    "mined_score": "double",
+    "suspect": "bool",
+}
 """The types of the columns that are no texts."""
 
 _DECISION = (
     *("query_id", "docid", "subset", "position", "action", "instance_action", "rule", "tier", "label", "score"),
-    *("evidence", "found", "reason", "verdicts", "instance_rule", "mined_score", "line"),
+    *("score_kind", "evidence", "offset", "found", "reason", "verdicts", "instance_rule", "mined_score", "line"),
 )
 _POSITIVE = (
     *("query_id", "docid", "subset", "position", "suspect", "tier", "label", "score"),
-    *("evidence", "found", "verdicts", "line"),
+    *("score_kind", "evidence", "offset", "found", "verdicts", "line"),
 )
 
 
@@ -44,7 +51,7 @@ class _Table:
 
     def fill(self, finals: Sequence[Verdict | None]) -> None:
         """Append what the final verdict of each row says."""
-        for name in ("tier", "label", "score", "evidence", "found"):
+        for name in ("tier", "label", "score", "score_kind", "evidence", "offset", "found"):
             self.columns[name] += [final and getattr(final, name) for final in finals]
 
     def keep_small(self) -> None:

@@ -68,6 +68,12 @@ def test_above_the_positive_is_relabelled_below_with_an_answer_dropped_and_witho
     assert [call.tier for call in made] == ["snippet"] * 4 + ["rank"]
 
 
+def test_filtering_takes_what_holds_an_answer_even_where_there_is_no_ranking() -> None:
+    outcome, _ = decided(["p1", "n2"], answers="p1 n1 n2", policy=FILTER)  # n1 is left out
+    assert actions(outcome) == ["drop", "drop", "keep"]
+    assert actions(decided(["p1", "n2"], answers="p1 n1 n2")[0]) == ["keep", "drop", "keep"]
+
+
 @pytest.mark.parametrize(
     ("answers", "ranking", "expected"),
     [

@@ -53,6 +53,19 @@ def test_an_abstention_is_kept_and_marked_undecided_unless_the_policy_drops_it()
     assert [(d.action, d.rule) for d in decided(dropping, None).decisions] == [("drop", "undecided")]
 
 
+def test_what_any_tier_has_found_may_be_enough_to_drop() -> None:
+    policy = PolicySettings(drop_any=["better"])
+    cheap = verdict("better", tier="cheap")
+    said = [(cheap, verdict("irrelevant")), (cheap, verdict(None, "length")), (cheap, verdict(None, UNANSWERED))]
+    outcome = decide(policy, case(instance(4), [*said, (verdict("worse"),)]))
+    assert [(d.action, d.rule) for d in outcome.decisions] == [
+        ("drop", "false-negative"),
+        ("drop", "false-negative"),
+        ("keep", "unanswered"),
+        ("keep", "no-objection"),
+    ]
+
+
 def test_the_last_tier_stands_alone() -> None:
     cheap = verdict("better", tier="cheap")
     upheld, overruled, silent = (
