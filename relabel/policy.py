@@ -1,8 +1,8 @@
 """Verdicts -> decisions. Pure rules, each a few lines, tried in order; the first that speaks decides.
 
-For a candidate: unanswered, unjudged, what any tier's label leads to, undecided, then what the label of its final verdict
-(that of the last tier that judged it) leads to: relabel, drop, remove, and else no-objection. Then equal passages are
-made to fare alike: duplicate-of-positive, duplicate-of-dropped.
+For a candidate: unanswered, unjudged, what any tier's label leads to, undecided, then what the label of its final
+verdict (that of the last tier that judged it) leads to: relabel, drop, remove, and else no-objection. Then equal
+passages are made to fare alike: duplicate-of-positive, duplicate-of-dropped.
 For an instance: false-negatives-remove, too-many-false-negatives, too-few-negatives, format-needs-negatives, else keep.
 """
 
