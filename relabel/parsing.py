@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from relabel.confidence import label_mass
-from relabel.forms import ANSWER, BETTER, FORMS, IRRELEVANT, NO_ANSWER, WORSE
+from relabel.forms import ANSWER, BETTER, FORMS, IRRELEVANT, NO_ANSWER, WORSE, Form
 from relabel.grounding import locate
 from relabel.records import Passage, Reply, ScoreKind
 from relabel.text import well_formed
@@ -222,8 +222,9 @@ def parse_ranking(reply: Reply, shown: int, needed: Collection[int]) -> list[int
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A reply's JSON object, and where in the reply's text its first value begins."""
+    """A reply's JSON object of a form, and where in the reply's text its first value begins."""
 
+    form: Form
     said: dict[str, Any]
     value: int | None
 
@@ -239,7 +240,7 @@ def _object(reply: Reply, form: str) -> _Found | Abstained:
         return _malformed(reply)
     first = _FIRST_KEY.match(content)
     ordered = first is not None and next(iter(said)) == next(iter(properties))
-    return _Found(said, start + first.end() if first is not None and ordered else None)
+    return _Found(FORMS[form], said, start + first.end() if first is not None and ordered else None)
 
 
 def json_of(text: str) -> tuple[int, str]:
@@ -285,19 +286,18 @@ def _grounded(reply: Reply, found: _Found, label: str, span: str, passage: Passa
     return Abstained("ungrounded", well_formed(span[:_SHOWN]))
 
 
-def _spellings(form_labels: Collection[str]) -> dict[str, str]:
+def _spellings(labels: Collection[str]) -> dict[str, str]:
     """How a JSON value begins for each label."""
-    if ANSWER in form_labels:
+    if ANSWER in labels:
         return {ANSWER: '"', NO_ANSWER: "null"}
-    return {label: label if label.isdigit() else f'"{label}"' for label in form_labels}
+    return {label: label if label.isdigit() else f'"{label}"' for label in labels}
 
 
 def _sure(reply: Reply, found: _Found, label: str, opinion: Opinion) -> Opinion:
     """The opinion with the probability of its label, where the server gives those of tokens."""
     if reply.logprobs is None or found.value is None:
         return opinion
-    form = next(form for form in FORMS.values() if form.properties and form.properties.keys() == found.said.keys())
-    mass = label_mass(reply.logprobs, reply.text, found.value, _spellings(form.labels), label)
+    mass = label_mass(reply.logprobs, reply.text, found.value, _spellings(found.form.labels), label)
     if mass is None:
         return opinion
     return Opinion(label, opinion.evidence, opinion.offset, mass.score, "logprobs", mass.outside)

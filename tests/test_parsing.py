@@ -154,20 +154,19 @@ def replied(text: str, **changes: Any) -> Reply:
     return Reply("ok", text, "stop", **changes)
 
 
+def opinion(form: str, reply: Reply) -> Opinion | Abstained:
+    """What a reply of a pointwise form says of the passage."""
+    if form == "graded":
+        return parse_grade(reply)
+    return (parse_answer if form == "answer-snippet" else parse_versus)(reply, PASSAGE)
+
+
 def read(form: str, text: str) -> object:
     """What a JSON reply of a form says: a label, the ranking of three passages of which the first is the positive, or
     the reason why it says nothing.
     """
     reply = replied(text)
-    found: object
-    if form == "answer-ranking":
-        found = parse_ranking(reply, 3, {1})
-    else:
-        found = {
-            "answer-snippet": lambda: parse_answer(reply, PASSAGE),
-            "graded": lambda: parse_grade(reply),
-            "versus-positive": lambda: parse_versus(reply, PASSAGE),
-        }[form]()
+    found = parse_ranking(reply, 3, {1}) if form == "answer-ranking" else opinion(form, reply)
     if isinstance(found, Opinion):
         return found.label
     return found.reason if isinstance(found, Abstained) else found
@@ -276,11 +275,7 @@ def test_no_json_reply_makes_a_parser_raise_or_say_what_was_not_asked(form: str,
             assert places[1] is not None
             assert sorted(ranked) == list(range(len(ranked)))
         return
-    found = {
-        "answer-snippet": lambda: parse_answer(reply, PASSAGE),
-        "graded": lambda: parse_grade(reply),
-        "versus-positive": lambda: parse_versus(reply, PASSAGE),
-    }[form]()
+    found = opinion(form, reply)
     if isinstance(found, Opinion):
         assert finish in ("stop", None)
         assert found.label in FORMS[form].labels

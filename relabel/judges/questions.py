@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from relabel.parsing import Abstained
 from relabel.records import UNANSWERED, Asking, Call, Reply
 
+if TYPE_CHECKING:
+    from relabel.judges.base import LLMJudge
+
 Messages = tuple[dict[str, str], ...]
 T = TypeVar("T")
-
-
-class Asks(Protocol):
-    """What a question needs to know of the judge that asks it."""
-
-    def call(self, messages: Messages, sample: int, attempt: int, longer: bool, optional: bool) -> Call:
-        """The call of one attempt at one sample; `longer` gives it the larger limit that a cut-off reply asks for."""
-
-    def may_lengthen(self) -> bool:
-        """Whether a reply that was cut off may be asked for again with a larger limit."""
-
-    def may_ask(self, attempt: int, reason: str) -> bool:
-        """Whether this attempt may be sent, by the settings alone."""
-
-    def may_insist(self, reason: str) -> bool:
-        """Whether `--retry` asks for one attempt more than the settings do."""
 
 
 @dataclass(slots=True)
@@ -38,7 +25,7 @@ class Question(Generic[T]):
     its end ever after.
     """
 
-    judge: Asks
+    judge: LLMJudge
     messages: Messages
     read: Callable[[Reply], T | Abstained]
     sample: int = 0

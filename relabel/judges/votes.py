@@ -23,8 +23,8 @@ class Vote:
 def vote(said: Sequence[tuple[Opinion | Abstained, str | None]], kind: ScoreKind) -> Vote:
     """The label that more than half of all replies give, and the first of these replies; without one, an abstention.
 
-    The score is the share that gives the label, unless the reply brings one of its own (the tokens' probability) or
-    there is just one reply: that agrees with nobody.
+    The score is the share that gives the label. A single reply agrees with nobody: it has the score that it brings (the
+    probability of its tokens), or none.
     """
     keys = tuple(dict.fromkeys(key for _, key in said if key is not None))
     if len(said) == 1:
