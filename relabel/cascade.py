@@ -8,11 +8,14 @@ from itertools import zip_longest
 
 from relabel.config import Config, EscalateSettings, LLMJudgeSettings
 from relabel.errors import ConfigError
-from relabel.forms import ANSWER
+from relabel.forms import ANSWER, FORMS
 from relabel.judges import EMPTY_TEXT, SUSPECT_POSITIVE, Found, Judge, Retry, make_judge
 from relabel.prompts import Criteria, Prompt, load_prompt
 from relabel.records import UNANSWERED, Asking, Call, Case, Instance, Verdict
 from relabel.screens import Screen
+
+_FINAL = (EMPTY_TEXT, SUSPECT_POSITIVE)
+"""Reasons to abstain that no other judge could do away with."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Tier:
             place
             for place in candidates
             if (found.candidates[place].label or "abstained") in self.escalate.labels
-            and found.candidates[place].abstained not in (EMPTY_TEXT, SUSPECT_POSITIVE, UNANSWERED)
-        }  # of the former two no judge could say more
+            and found.candidates[place].abstained not in (UNANSWERED, *_FINAL)
+        }
         if wanted and self.escalate.scope == "instance":
             return list(candidates)
         return [place for place in candidates if place in wanted]
@@ -119,26 +122,16 @@ class Cascade:
             for verdicts, said in ((case.candidates, found.candidates), (case.positives, found.positives)):
                 for place, verdict in said.items():
                     verdicts[place] += (verdict,)
-            waiting = _waiting(found)
             candidates = tier.passes_on(candidates, found)
-            if waiting and following is not None:
+            if any(one.abstained == UNANSWERED for one in (*found.candidates.values(), *found.positives.values())):
+                # The next tier may have to show all of the instance, or compare with these very positives.
                 for place in candidates:
-                    if place not in waiting:
-                        case.candidates[place] += (
-                            Verdict(following.name, following.judge.name, None, None, UNANSWERED),
-                        )
+                    if found.candidates[place].abstained != UNANSWERED:
+                        waiting = Verdict(following.name, following.judge.name, None, None, UNANSWERED)
+                        case.candidates[place] += (waiting,)
                 break
         return case
 
 
-def _waiting(found: Found) -> set[int]:
-    """What of a tier still waits for a reply: candidates by place, and -1 for any of the positives. Until it has come,
-    the next tier is not asked: it may have to show all of the instance, or compare with these very positives.
-    """
-    waiting = {place for place, verdict in found.candidates.items() if verdict.abstained == UNANSWERED}
-    positives = any(verdict.abstained == UNANSWERED for verdict in found.positives.values())
-    return waiting | ({-1} if positives else set())
-
-
-_OF_SOME_FORMS = frozenset({"samples", "top_logprobs", "orders", "show", "above", "suspect_positive", "max_candidates"})
+_OF_SOME_FORMS = frozenset[str]().union(*(form.settings for form in FORMS.values()))
 """Settings that only some forms of reply give a meaning to."""
