@@ -28,7 +28,6 @@ def test_the_share_is_that_of_the_longest_beginning_sent_before() -> None:
         "prompt_tokens": 300,
         "completion_tokens": 21,
         "prefix_share": round((0 + 0.75 + 0.5) / 3, 4),
-        "cached_share": 0.5,
     }
 
 
