@@ -77,7 +77,7 @@ class LLMJudgeSettings(Settings):
     max_tokens: int | None = Field(4096, ge=1)
     seed: int | None = Field(None, ge=0, lt=1 << 63)
     extra_body: dict[str, Any] = {}
-    retries: int = Field(1, ge=0)
+    retries: int = Field(1, ge=0, le=100)
     retry_temperature: float | None = Field(0.5, ge=0)
     retry_max_tokens: int | None = Field(None, ge=1)
     max_candidates: int = Field(30, ge=1)

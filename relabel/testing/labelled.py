@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from relabel.fence import ESCAPES
 from relabel.forms import BETTER, EQUAL, FORMS, IRRELEVANT, WORSE
 from relabel.testing.replies import json_reply, rlhn_reply, spoilt
 from relabel.testing.server import Answer
@@ -199,4 +200,6 @@ def _numbers(prompt: str) -> list[int]:
 
 def _bare(text: str) -> str:
     """A text without what the fence of a prompt does to it."""
-    return text.replace("&lt;", "<").replace("&lsqb;", "[")
+    for escape, letter in ESCAPES.items():
+        text = text.replace(escape, letter)
+    return text

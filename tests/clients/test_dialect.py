@@ -156,7 +156,7 @@ def test_a_parameter_that_is_named_is_meant_whatever_else_is_said(fault: Answer)
     assert len(told) == 1
 
 
-def test_a_trial_that_the_server_has_no_time_for_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_the_server_has_no_time_for_shows_nothing() -> None:
     turns: Iterator[str | Answer] = iter(
         [error(400, "Bad Request"), error(429, "slow down", headers={"Retry-After": "0"}), error(400, "Bad Request")]
     )
