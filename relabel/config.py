@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
 import orjson
 from pydantic import (
@@ -22,6 +23,15 @@ _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """NUL, and halves of surrogate pairs."""
 
 
+def _texts(value: object) -> Iterator[str]:
+    """All texts that a setting holds, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in (*value, *(value.values() if isinstance(value, dict) else ())):
+            yield from _texts(item)
+
+
 class Settings(BaseModel):
     """The base of all settings: frozen, and strict about unknown keys."""
 
@@ -36,9 +46,15 @@ class Settings(BaseModel):
                     near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
                     known = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(cls.model_fields)}"
                     raise ValueError(f"unknown key {str(key)!r}; {known}")
-                if isinstance(given[key], str) and _UNUSABLE.search(given[key]):
-                    raise ValueError(f"{key} holds a character that no file and no request can hold: {given[key]!a}")
         return given
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        for key, value in self:
+            for text in _texts(value):
+                if _UNUSABLE.search(text):
+                    raise ValueError(f"{key} holds a character that no file and no request can hold: {text!a}")
+        return self
 
 
 class InputSettings(Settings):

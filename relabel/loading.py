@@ -16,6 +16,9 @@ from relabel.resources import shipped
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
+_MOST = 1_000_000
+"""Values in one document."""
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file, or a shipped preset by its name, with `key.path=value` overrides on top.
@@ -56,21 +59,30 @@ def _locate(given: dict[str, Any], beside: Path) -> None:
             absolute(client, "path")
     for tier in given["cascade"] if isinstance(given.get("cascade"), list) else ():
         judge = tier.get("judge") if isinstance(tier, dict) else None
-        if isinstance(judge, dict) and str(judge.get("prompt", "")).endswith(".md"):
+        prompt = judge.get("prompt") if isinstance(judge, dict) else None
+        if isinstance(prompt, str) and prompt.endswith(".md"):
             absolute(judge, "prompt")
 
 
 def find_config(path: str | Path) -> Path:
     """A config file: as named, or a shipped one (`rlhn`, `configs/rlhn.yaml`) from any folder."""
     place = Path(path)
-    if place.is_file():
+    if is_file(place):
         return place
     presets = shipped("configs")
     preset = presets / (place.name if place.suffix else f"{place.name}.yaml")
-    if preset.is_file() and place.parent.name in ("", "configs"):
+    if is_file(preset) and place.parent.name in ("", "configs"):
         return preset
     known = ", ".join(sorted(p.stem for p in presets.glob("*.yaml")))
     raise ConfigError(f"{path}: no such config; name a YAML file or a preset ({known})")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file lies there: not under a name that none can have, nor where it may not be looked for."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -84,7 +96,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def yaml_mapping(text: str, where: str) -> dict[str, Any]:
     """A YAML mapping from a text. Raises ConfigError with the place of a mistake."""
     try:
-        given = yaml.load(text, Loader=_StrictLoader)
+        given = _loaded(text)
     except yaml.MarkedYAMLError as fault:
         mark = fault.problem_mark
         at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -96,16 +108,49 @@ def yaml_mapping(text: str, where: str) -> dict[str, Any]:
     return given
 
 
+def _loaded(text: str) -> Any:
+    try:
+        given = yaml.load(text, Loader=_StrictLoader)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    if _too_much(given):
+        raise yaml.YAMLError(f"more than {_MOST:,} values, with its aliases written out")
+    return given
+
+
 class _StrictLoader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str):
-                if key in seen:
-                    raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
-                seen.add(key)
-        return super().construct_mapping(node, deep)
+    """No key stands twice, and what cannot be the value that it looks like (2024-02-30, `!!int x`) has its place."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, OverflowError) as fault:
+            problem = f"not a valid {node.tag.rpartition(':')[2]}: {fault}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"key {key.value!r} stands twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+def _too_much(given: Any) -> bool:
+    """Whether aliases of aliases say more than could be gone through, or have no end."""
+    waiting, seen = [given], 0
+    while waiting and seen + len(waiting) <= _MOST:
+        value = waiting.pop()
+        seen += 1
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return bool(waiting)
 
 
 def parse(model: type[AnySettings], given: Any, where: str) -> AnySettings:
@@ -121,8 +166,8 @@ def _override(given: dict[str, Any], override: str) -> None:
     if not found or not dotted:
         raise ConfigError(f"--set {override}: expected key.path=value")
     try:
-        value = yaml.safe_load(text) if text else None
-    except (yaml.YAMLError, ValueError, RecursionError):
+        value = _loaded(text) if text else None
+    except yaml.YAMLError:
         value = text
     *parents, last = dotted.split(".")
     place: Any = given
@@ -150,9 +195,10 @@ def _position(items: list[Any], name: str, override: str) -> int:
     for place, item in enumerate(items):
         if isinstance(item, dict) and item.get("name") == name:
             return place
-    if name.isdecimal() and int(name) < len(items):
+    if name in map(str, range(len(items))):
         return int(name)
-    names = [str(item.get("name", place)) for place, item in enumerate(items) if isinstance(item, dict)]
+    named = [(place, item.get("name")) for place, item in enumerate(items) if isinstance(item, dict)]
+    names = [name if isinstance(name, str) else str(place) for place, name in named]
     raise ConfigError(f"--set {override}: found no {name!r}; expected one of {', '.join(names) or 'nothing'}")
 
 

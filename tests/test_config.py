@@ -10,9 +10,11 @@ import yaml
 
 from relabel.config import Config, PolicySettings
 from relabel.errors import ConfigError
-from relabel.loading import find_config, load_config, parse
+from relabel.loading import find_config, load_config, parse, yaml_mapping
 from relabel.resources import shipped
 from tests.conftest import settings
+
+ALIASES = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 10}]\n" for n in range(1, 12))
 
 
 @pytest.fixture
@@ -77,6 +79,8 @@ def test_a_mistake_is_named_with_its_place_and_the_nearest_valid_key(change: dic
         ("cascade.cheap.judge.extra_body={n: 2}", "extra_body may not set n"),
         ("cascade.cheap.judge.max_tokens=200000", "leaves no room"),
         ("cascade.cheap.judge.retries=-1", "cascade.0.judge.retries: "),
+        ("cascade." + "9" * 5000 + ".name=x", "expected one of cheap, strong"),
+        ("input.limit=!!timestamp x", "input.limit: input should be a valid integer"),
     ],
 )
 def test_an_override_that_cannot_be_applied_says_why(written: Path, override: str, message: str) -> None:
@@ -100,6 +104,14 @@ def test_overrides_reach_into_tiers_by_name_and_by_number(written: Path) -> None
     [
         ("input: {path: a}\ninput: {path: b}\n", "line 2, column 1: not valid YAML: key 'input' stands twice"),
         ("input: [", "not valid YAML"),
+        ("input: {<<: {path: a}, path: b, path: c}", "line 1, column 33: not valid YAML: key 'path' stands twice"),
+        ("input:\n  limit: 2024-02-30", "line 2, column 10: not valid YAML: not a valid timestamp: "),
+        ("a: !!timestamp x", "column 4: not valid YAML: not a valid timestamp: "),
+        ("a: !!bool x", "column 4: not valid YAML: not a valid bool: "),
+        ("a: " + "9" * 5000, "column 4: not valid YAML: not a valid int: "),
+        ("[" * 5000, "not valid YAML: nested too deeply"),
+        ("a: &a [*a]", "more than 1,000,000 values, with its aliases written out"),
+        (ALIASES, "more than 1,000,000 values, with its aliases written out"),
         ("just words", "expected a mapping"),
         ("", "expected a mapping"),
     ],
@@ -110,6 +122,18 @@ def test_yaml_that_cannot_be_read_is_refused_with_its_place(tmp_path: Path, text
     with pytest.raises(ConfigError) as found:
         load_config(path)
     assert message in str(found.value)
+
+
+def test_anchors_and_merge_keys_are_understood() -> None:
+    text = "a: &a {model: small, seed: 1}\nb: &b {<<: *a, seed: 2}\nc: {model: large, <<: *b}"
+    assert yaml_mapping(text, "c")["b"] == {"model": "small", "seed": 2}
+    assert yaml_mapping(text, "c")["c"] == {"model": "large", "seed": 2}
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000 + ".yaml", "a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_that_of_no_config(name: str) -> None:
+    with pytest.raises(ConfigError, match="no such config"):
+        find_config(name)
 
 
 def test_a_config_that_is_not_there_names_the_presets() -> None:
@@ -153,7 +177,16 @@ def test_keys_never_stand_in_a_config() -> None:
         parse(Config, settings("a", clients={"local": {"kind": "openai", "api_key": "sk-secret"}}), "c")
 
 
-@pytest.mark.parametrize("override", ['input.path="a\\0b"', 'cascade.cheap.judge.model="\\ud800"'])
+@pytest.mark.parametrize(
+    "override",
+    [
+        'input.path="a\\0b"',
+        'cascade.cheap.judge.model="\\ud800"',
+        'ledger.read=["a\\0b"]',
+        'policy.drop=["\\ud800"]',
+        'prices={"\\ud800": {prompt: 1, completion: 1}}',
+    ],
+)
 def test_a_character_that_nothing_can_hold_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match="holds a character that no file and no request can hold"):
         load_config("rlhn", [override])

@@ -103,11 +103,11 @@ def _in_words(said: object) -> object:
     faults = said.get("detail", said) if isinstance(said, dict) else said
     if not isinstance(faults, list):
         return faults
-    return "; ".join(
-        f"{'.'.join(map(str, fault.get('loc') or ()))}: {fault.get('msg', '')}"
-        for fault in faults
-        if isinstance(fault, dict)
-    )
+    return "; ".join(f"{_place(fault.get('loc'))}: {fault.get('msg', '')}" for fault in faults if isinstance(fault, dict))
+
+
+def _place(loc: object) -> str:
+    return ".".join(map(str, loc)) if isinstance(loc, list) else str(loc or "")
 
 
 def classify(fault: Complaint) -> Again | Refused | RunStopped:
