@@ -22,7 +22,7 @@ from relabel.config import CriteriaSettings, Settings
 from relabel.errors import ConfigError
 from relabel.fence import Fence
 from relabel.forms import FORMS, Form
-from relabel.loading import parse, read_yaml, yaml_mapping
+from relabel.loading import is_file, parse, read_yaml, yaml_mapping
 from relabel.records import Passage
 from relabel.resources import shipped
 
@@ -110,7 +110,7 @@ class Prompt:
 def load_prompt(name: str) -> Prompt:
     """A shipped prompt by its name, or any prompt by its path. Raises ConfigError."""
     path = Path(name) if name.endswith(".md") else shipped("prompts") / f"{name}.md"
-    if not path.is_file():
+    if not is_file(path):
         known = ", ".join(sorted(p.stem for p in shipped("prompts").glob("*.md")))
         raise ConfigError(f"prompt {name!r} not found; expected one of {known}, or the path of a .md file")
     try:
@@ -137,7 +137,7 @@ def _check_words(path: Path, prompt: Prompt) -> None:
     kind = next(iter(prompt.head.criteria))
     try:
         said = "\n".join(m["content"] for m in prompt.messages(kind, "~the query~", positives, candidates))
-    except (jinja2.TemplateError, TypeError, ValueError, AttributeError) as fault:
+    except Exception as fault:  # a template can compute, and so fail in any way
         raise ConfigError(f"{path}: the prompt cannot be rendered: {fault}") from None
     for text in ("~the query~", *(passage.text for passage in (*positives, *candidates))):
         if text not in said:

@@ -29,6 +29,7 @@ from relabel.formats.base import (
     want_text,
 )
 from relabel.formats.jsonlines import json_row
+from relabel.loading import is_file
 from relabel.records import Instance, Outcome, Passage, Quarantined
 
 _RUNS = ("run.trec", "run.tsv", "run.txt", "negatives.trec")
@@ -46,7 +47,7 @@ class Beir:
         self.folder = folder
         self.split = split or _only_split(folder)
         self.qrels = folder / "qrels" / f"{self.split}.tsv"
-        if not self.qrels.is_file():
+        if not is_file(self.qrels):
             raise InputError(f"{self.qrels}: no such file; input.split names a file of {folder / 'qrels'}")
         self.run = _run_file(folder, run)
         self.subset = subset or folder.name
@@ -276,8 +277,8 @@ def _only_split(folder: Path) -> str:
 
 def _run_file(folder: Path, run: str | None) -> Path:
     if run is not None:
-        path = Path(run) if Path(run).exists() else folder / run
-        if path.is_file():
+        path = next(filter(is_file, (Path(run), folder / run)), None)
+        if path is not None:
             return path
         raise InputError(f"{run}: no such run file; input.run names a TREC run (query-id Q0 corpus-id rank score tag)")
     found = next((folder / name for name in _RUNS if (folder / name).is_file()), None)
@@ -288,4 +289,5 @@ def _run_file(folder: Path, run: str | None) -> Path:
 
 def is_beir(path: Path) -> bool:
     """Whether a folder holds what a BEIR set consists of."""
-    return (path / "corpus.jsonl").is_file() and (path / "queries.jsonl").is_file() and (path / "qrels").is_dir()
+    named = is_file(path / "corpus.jsonl") and is_file(path / "queries.jsonl")
+    return named and (path / "qrels").is_dir()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from relabel.errors import InputError
-from relabel.formats.base import Row, file_identity
-from relabel.formats.parquet import BATCH, ParquetSink, SchemalessParquetSink, widened
+from relabel.formats.base import Record, Row, file_identity
+from relabel.formats.parquet import BATCH, ParquetSink, SchemalessParquetSink, numbered_rows, readable, widened
 
 
 class HuggingFaceDisk:
@@ -32,12 +32,11 @@ class HuggingFaceDisk:
 
     def rows(self) -> Iterator[Row]:
         """Read batch by batch from the memory-mapped files."""
-        total, number = max(len(self._dataset), 1), 0
-        for table in self._dataset.with_format("arrow").iter(BATCH):
-            for record in table.to_pylist():
-                number += 1
-                self._position = number / total
-                yield Row(number, record)
+        total = max(len(self._dataset), 1)
+        with readable(self.path, "a saved dataset"):
+            for row in numbered_rows(self.path, self._dataset.with_format("arrow").iter(BATCH)):
+                self._position = row.number / total
+                yield row
 
     def fraction(self) -> float | None:
         """By rows."""
@@ -68,17 +67,28 @@ class HuggingFaceSink:
         self._features = features
         self._split = split
         self._arrow = path.with_name(path.name + ".arrow")
-        self._writer = ArrowWriter(path=str(self._arrow), features=features, writer_batch_size=BATCH)
+        self._writer = ArrowWriter(path=str(self._arrow), features=features)
+        self._records: list[Record] = []
 
     def write(self, row: Row) -> None:
         """Append a row."""
-        self._writer.write(row.record)
+        self._records.append(row.content())
+        if len(self._records) >= BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._writer.write_table(pa.Table.from_pylist(self._records, schema=self._features.arrow_schema))
+        self._records = []
 
     def close(self) -> None:
         """Turn the Arrow file into a saved dataset, its fingerprint taken from the content."""
         import datasets
         from datasets.table import MemoryMappedTable
 
+        if self._records:
+            self._flush()
         self._writer.finalize()
         self._writer.close()
         _, content = file_identity([self._arrow])

@@ -164,9 +164,12 @@ def _escapes(raw: bytes, before: bool) -> bool:
 
 
 def _dumps_like(record: Record, raw: bytes | None, escapes: bool) -> bytes:
-    """The record as JSON with the separators and line ending of `raw`; with spaces, without a model."""
+    """The record as JSON with the separators and line ending of `raw`; with spaces, without a model.
+
+    What only Parquet knows (dates, decimals, bytes) becomes text.
+    """
     if raw is None:
-        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
     line = json.dumps(record, ensure_ascii=escapes, separators=_separators(raw.decode("utf-8-sig"))).encode()
     return line + raw[len(raw.rstrip(b"\r\n")) :]
 

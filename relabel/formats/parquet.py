@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ class Parquet:
 
         self.path = path
         self._position = 0.0
-        with _readable(path):
+        with readable(path, "Parquet"):
             self._schema = pq.read_schema(path)
         if twice := {name for name in self._schema.names if self._schema.names.count(name) > 1}:
             raise InputError(f"{path}: several columns are named {', '.join(sorted(twice))}; give each its own name")
@@ -34,13 +34,11 @@ class Parquet:
         """Read batch by batch."""
         import pyarrow.parquet as pq
 
-        with _readable(self.path), pq.ParquetFile(self.path) as file:
-            total, number = max(file.metadata.num_rows, 1), 0
-            for batch in file.iter_batches(BATCH):
-                for record in batch.to_pylist():
-                    number += 1
-                    self._position = number / total
-                    yield Row(number, record)
+        with readable(self.path, "Parquet"), pq.ParquetFile(self.path) as file:
+            total = max(file.metadata.num_rows, 1)
+            for row in numbered_rows(self.path, file.iter_batches(BATCH)):
+                self._position = row.number / total
+                yield row
 
     def fraction(self) -> float | None:
         """By rows."""
@@ -150,11 +148,36 @@ def widened(schema: Any, sides: tuple[str, str]) -> Any:
     return schema if schema.equals(before) else schema.with_metadata(None)
 
 
+def numbered_rows(path: Path, batches: Iterable[Any]) -> Iterator[Row]:
+    """The rows of a file's batches. Raises InputError where one holds what Python cannot."""
+    number = 0
+    for batch in batches:
+        try:
+            records = batch.to_pylist()
+        except Exception as fault:  # each type of column fails in its own way
+            rows, why = f"rows {number + 1} to {number + len(batch)}", _at_fault(batch) or fault
+            raise InputError(f"{path}: {rows}: {why}. Leave that column out, or cast it.") from None
+        for record in records:
+            number += 1
+            yield Row(number, record)
+
+
+def _at_fault(batch: Any) -> str | None:
+    """The first column that cannot be read, and why."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            column.to_pylist()
+        except Exception as fault:  # as above
+            return f"{name} cannot be read: {fault}"
+    return None
+
+
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path, expected: str) -> Iterator[None]:
+    """What Arrow finds damaged is an InputError."""
     import pyarrow as pa
 
     try:
         yield
     except (OSError, ValueError, pa.ArrowException) as fault:
-        raise InputError(f"{path}: damaged, expected Parquet: {fault}. Check the file, or copy it anew.") from None
+        raise InputError(f"{path}: damaged, expected {expected}: {fault}. Check the file, or copy it anew.") from None

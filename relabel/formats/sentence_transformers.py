@@ -46,7 +46,7 @@ _PASSAGES = (
     *("passages", "documents", "docs", "texts", "answers"),
 )
 _LABELS = ("labels", "label")
-_NUMBERED = re.compile(r"negative_(\d+)")
+_NUMBERED = re.compile(r"negative_(\d{1,9})")
 
 
 @dataclass(frozen=True, slots=True)

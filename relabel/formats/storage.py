@@ -58,20 +58,20 @@ class Store(Protocol):
 def open_store(path: str, *, name: str | None, split: str | None, revision: str | None) -> Store:
     """The store for `input.path`: a file by its first bytes, a folder by what is in it, else a hub id."""
     place = Path(path.removeprefix("hf://"))
-    if path.startswith("hf://") or (not place.exists() and _is_hub_id(path)):
-        return HuggingFaceHub(path.removeprefix("hf://"), name, split, revision)
-    if place.is_dir():
-        if (place / "dataset_info.json").exists() or (place / "dataset_dict.json").exists():
-            return HuggingFaceDisk(place, split)
-        raise InputError(
-            f"{path}: a folder that is neither a dataset saved by Hugging Face nor a BEIR set (corpus.jsonl, "
-            "queries.jsonl, qrels/); name a file in it"
-        )
     try:
+        if path.startswith("hf://") or (not place.exists() and _is_hub_id(path)):
+            return HuggingFaceHub(path.removeprefix("hf://"), name, split, revision)
+        if place.is_dir():
+            if (place / "dataset_info.json").exists() or (place / "dataset_dict.json").exists():
+                return HuggingFaceDisk(place, split)
+            raise InputError(
+                f"{path}: a folder that is neither a dataset saved by Hugging Face nor a BEIR set (corpus.jsonl, "
+                "queries.jsonl, qrels/); name a file in it"
+            )
         with place.open("rb") as file:
             head = file.read(_HEAD)
-    except OSError as fault:
-        raise InputError(f"{path}: {fault.strerror or fault}. Check input.path.") from None
+    except (OSError, ValueError) as fault:  # a name that no file can have is a ValueError
+        raise InputError(f"{path}: {getattr(fault, 'strerror', None) or fault}. Check input.path.") from None
     return _store_of_file(place, head)
 
 

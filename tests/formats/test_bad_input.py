@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import zstandard
 from hypothesis import given
@@ -108,6 +109,7 @@ RECORDS: list[tuple[dict[str, Any], list[tuple[Any, str]]]] = [
             ({**TRIPLET, "negative": None}, "negative is null, expected a string"),
             ({**TRIPLET, "anchor": "other", "positive": ""}, "positive 1 has no text"),
             ({"anchor": "q", "positive": "p", "negative_1": None}, "negative is missing"),
+            ({"anchor": "q", "positive": "p", "negative_" + "9" * 5000: "n"}, "negative is missing"),
             ({"anchor": "q"}, "columns are anchor, expected an anchor and a positive"),
             ({}, "columns are none, expected an anchor and a positive"),
         ],
@@ -286,6 +288,22 @@ def test_a_path_that_cannot_be_read_is_an_input_error(
     make(path)
     with pytest.raises(InputError, match=f"^{path}: {message}"):
         list(open_source(str(path)))
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", "x" * 300, "folder/" + "x" * 300])
+@pytest.mark.parametrize("name", ["auto", "tevatron"])
+def test_a_name_that_no_file_can_have_is_an_input_error(path: str, name: str) -> None:
+    with pytest.raises(InputError, match=r"Check input\.path"):
+        open_source(path, format=name)
+
+
+@pytest.mark.parametrize("kind", [parquet, hf])
+def test_a_column_that_python_cannot_hold_is_an_input_error(
+    tmp_path: Path, kind: Callable[[Path, list[Any]], None]
+) -> None:
+    kind(tmp_path / "set", [{**FLAG, "when": day} for day in pa.array([0, 1 << 30], pa.date32())])
+    with pytest.raises(InputError, match=r"set: rows 1 to 2: when cannot be read: .* Leave that column out"):
+        list(open_source(str(tmp_path / "set")))
 
 
 def test_values_that_json_does_not_have_are_refused_by_name(tmp_path: Path) -> None:

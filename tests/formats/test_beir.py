@@ -195,7 +195,9 @@ def with_two_splits(folder: Path) -> None:
     [
         (without_run, {}, "name one with input.run"),
         (lambda folder: None, {"run": "other.trec"}, "other.trec: no such run file"),
+        (lambda folder: None, {"run": "r" * 300}, "no such run file"),
         (lambda folder: None, {"split": "dev"}, "dev.tsv: no such file; input.split names"),
+        (lambda folder: None, {"split": "s" * 300}, "no such file; input.split names"),
         (with_two_splits, {}, "found dev, test, expected train.tsv"),
         (lambda folder: (folder / "corpus.jsonl").unlink(), {"format": "beir"}, "not a BEIR folder"),
     ],

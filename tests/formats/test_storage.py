@@ -6,6 +6,8 @@ import gzip
 import json
 import tempfile
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +246,19 @@ def test_parallel_columns_of_unlike_types_are_an_input_error(tmp_path: Path) -> 
     parquet(tmp_path / "set", [{"query": "q", "pos": ["p"], "neg": ["n"], "pos_id": ["a"], "neg_id": [1]}])
     with pytest.raises(InputError, match=r"pos_id holds list<.*string>, but neg_id holds list<.*int64>"):
         open_source(str(tmp_path / "set")).sink(tmp_path / "out")
+
+
+def test_a_whole_number_of_64_bits_without_a_sign_comes_back(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([record(1)]).append_column("hash", pa.array([2**64 - 1], pa.uint64()))
+    datasets.Dataset(table).save_to_disk(str(tmp_path / "set"))
+    rewritten(tmp_path / "set", tmp_path / "out", "drop")
+    assert rows(tmp_path / "out")[0]["hash"] == 2**64 - 1
+
+
+def test_what_only_parquet_knows_becomes_text_in_json_lines(tmp_path: Path) -> None:
+    parquet(tmp_path / "set", [record(1) | {"when": date(2024, 2, 29), "price": Decimal("1.50")}])
+    rewritten(tmp_path / "set", tmp_path / "out.jsonl")
+    assert lines(tmp_path / "out.jsonl") == [record(1) | {"when": "2024-02-29", "price": "1.50"}]
 
 
 def test_parquet_keeps_its_schema(tmp_path: Path) -> None:
