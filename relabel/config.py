@@ -206,7 +206,7 @@ class OpenAIClientSettings(Settings):
     api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     azure_endpoint: str | None = None
     api_version: str | None = None
-    concurrency: int = Field(64, ge=1)
+    concurrency: int = Field(256, ge=1)
     requests_per_minute: float | None = Field(None, gt=0)
     tokens_per_minute: float | None = Field(None, gt=0)
     timeout: float = Field(600, gt=0)

@@ -19,6 +19,7 @@ import pytest
 
 from relabel import engine
 from relabel.cascade import Cascade
+from relabel.clients import flow
 from relabel.clients import openai as http
 from relabel.config import BudgetSettings
 from relabel.costs import Prices
@@ -213,21 +214,23 @@ class TestStop:
         assert server.asked["large"] == 1
         assert stored(path) >= 9
 
-    def test_a_server_that_has_died_is_not_asked_for_ever(
-        self, write_jsonl: WriteJsonl, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("alive_for", [0, 5])
+    def test_a_server_that_has_died_is_asked_now_and_then_and_given_up_in_the_end(
+        self, alive_for: int, write_jsonl: WriteJsonl, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(engine, "_IN_VAIN", 10)
+        monkeypatch.setattr(flow, "_GIVE_UP_AFTER", (0.5, 1.0))
+        monkeypatch.setattr(flow, "_KNOCKS", (0.1, 0.2))
         path = write_jsonl([tevatron(n) for n in range(300)])
         number = itertools.count(1)
 
         def handler(_: dict[str, Any]) -> str | Answer:
-            return NOTHING if next(number) <= 5 else Answer(status=500)
+            return NOTHING if next(number) <= alive_for else Answer(status=500)
 
         with ReplyServer(handler) as server:
-            summary = start(path, server.url, local={"concurrency": 4})
-        assert "got no reply" in summary.stopped
-        assert stored(path) == 5
-        assert server.asked.total() < 150
+            with pytest.raises(RunStopped, match="status 500, and so it has been for .* minutes"):
+                start(path, server.url, local={"concurrency": 4})
+            assert server.asked.total() < 50
+        assert stored(path) == alive_for
 
 
 class ListSource:

@@ -30,6 +30,9 @@ _ABOUT_THE_WORDS = re.compile(
 )
 """Words of errors that are about what was asked, however the server may answer otherwise."""
 
+_TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
+"""Words of a 429 that no wait will heal: the request alone is more than a minute's tokens."""
+
 _WRONG_KEY = re.compile(
     r"(incorrect|invalid|missing|expired) api[ _-]?key|api[ _-]?key (is )?(not valid|invalid|expired)", re.IGNORECASE
 )
@@ -40,12 +43,17 @@ _NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_a
 
 
 class Again(Exception):
-    """This attempt failed and the next may not; `after` says how many seconds the server asked to wait."""
+    """This attempt failed and the next may not; `after` says how many seconds the server asked to wait.
 
-    def __init__(self, message: str, after: float | None = None, *, no_contact: bool = False) -> None:
+    `too_many` says that it failed for other requests. `advice` is for whoever has never had a reply from there: then it
+    may be the wrong address.
+    """
+
+    def __init__(self, message: str, after: float | None = None, *, too_many: bool = False, advice: str = "") -> None:
         super().__init__(message)
         self.after = after
-        self.no_contact = no_contact
+        self.too_many = too_many
+        self.advice = advice
 
 
 class Refused(Exception):
@@ -121,8 +129,10 @@ def classify(fault: Complaint) -> Again | Refused | RunStopped:
     wrong_model = fault.code == "model_not_found" or _WRONG_MODEL.search(fault.message)
     if fault.status in (404, 410) or (fault.status == 400 and wrong_model):
         return RunStopped(f"{fault}. Check the tier's model and the client's base_url.")
+    if fault.status == 429 and _TOO_LARGE.search(fault.message):
+        return Refused(f"{fault.code}: {fault.message}" if fault.code else str(fault))
     if fault.status in (408, 409, 425, 429) or (fault.status >= 500 and fault.status != 501):
-        return Again(str(fault), fault.wait)
+        return Again(str(fault), fault.wait, too_many=fault.status == 429)
     if 400 <= fault.status < 500 and fault.status != 405:
         return Refused(f"{fault.code}: {fault.message}" if fault.code else str(fault))
     return RunStopped(f"{fault}. That is no chat completions API; check base_url.")

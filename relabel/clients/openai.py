@@ -16,12 +16,12 @@ from typing import Any
 
 import aiohttp
 import orjson
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from relabel import __version__
 from relabel.clients.dialect import Dialect
 from relabel.clients.errors import Again, Complaint, Refused, classify, complaint, is_plain, unsupported
-from relabel.clients.pace import Pace, Patience
+from relabel.clients.flow import Flow
 from relabel.clients.target import find_target
 from relabel.clients.wire import reply_of
 from relabel.config import OpenAIClientSettings
@@ -31,10 +31,21 @@ from relabel.records import Reply, Request
 _FIRST_CONTACT = 3
 """Attempts at a server that has never answered, before it is taken to be the wrong address."""
 
-_FIRST_WAIT = 1.0
-"""Seconds before the second attempt, where the server does not say; twice as long before each next."""
+_NOBODY = "Is it up, and is base_url (or OPENAI_BASE_URL) right?"
+_NO_API = "That is no chat completions API: check base_url (or OPENAI_BASE_URL), or a proxy or log-in page on the way."
+
+_FIRST_WAIT = 0.25
+"""Seconds before a failed request is sent again; twice as long before each next attempt."""
 
 _LONGEST_WAIT = 60.0
+
+_REFUSALS = (0.2, 5.0)
+"""Seconds before a request that came too many is sent again, the first and the longest: that there are fewer of them is
+seen to by the flow.
+"""
+
+_REFUSALS_AN_ATTEMPT = 4
+"""So many refusals because of too many requests count as one of `max_attempts`."""
 
 
 class OpenAIClient:
@@ -55,8 +66,6 @@ class OpenAIClient:
         self._dialects: dict[str, Dialect] = {}
         self._tried: dict[str, asyncio.Event] = {}
         self._trying: dict[str, asyncio.Lock] = {}
-        self._heard = False
-        self._quiet_until = 0.0
 
     async def open(self) -> None:
         """Make the connection pool; no connection is opened yet."""
@@ -73,14 +82,11 @@ class OpenAIClient:
             trust_env=proxied,
             auto_decompress=False,
         )
-        self._slots = asyncio.Semaphore(self.concurrency)
-        self._requests = Pace(self._settings.requests_per_minute)
-        self._tokens = Pace(self._settings.tokens_per_minute)
-        self._patience = Patience()
+        self._flow = Flow(self.endpoint, self._settings, self._say)
 
     def halt(self) -> None:
         """Give up what waits to be sent, for the first time or again; what has been posted is awaited."""
-        self._patience.end("the run has been stopped")
+        self._flow.patience.end("the run has been stopped")
 
     async def close(self) -> None:
         """Close all connections."""
@@ -91,7 +97,7 @@ class OpenAIClient:
         tried = self._tried.get(request.model)
         if tried is not None:
             if not tried.is_set():
-                async with self._patience.wait():
+                async with self._flow.patience.wait():
                     await tried.wait()
             return await self._persist(request)
         tried = self._tried[request.model] = asyncio.Event()
@@ -106,6 +112,7 @@ class OpenAIClient:
             return await self._once(request)
         except Again as fault:
             failed = [fault]
+        tries = _Tries()
 
         async def attempt() -> Reply:
             if failed:
@@ -113,30 +120,27 @@ class OpenAIClient:
             return await self._once(request)
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Again),
-            stop=self._enough,
-            wait=lambda state: _pause(_failure(state), state.attempt_number),
+            retry=retry_if_exception(lambda fault: isinstance(fault, Again) and tries.add(fault)),
+            stop=lambda state: tries.count >= self._most(_failure(state)),
+            wait=lambda state: tries.pause(_failure(state)),
             sleep=self._sleep,
             retry_error_callback=self._give_up,
         )
         return await retrying(attempt)
 
     async def _sleep(self, seconds: float) -> None:
-        async with self._patience.wait():
+        async with self._flow.patience.wait():
             await asyncio.sleep(seconds)
 
-    def _unreached(self, state: RetryCallState) -> bool:
-        return _failure(state).no_contact and not self._heard
-
-    def _enough(self, state: RetryCallState) -> bool:
-        """Stop after `max_attempts`, and early at a server that nobody has ever reached."""
+    def _most(self, fault: Again) -> int:
+        """How many attempts are made: fewer at a server that nobody has ever reached."""
         most = self._settings.max_attempts
-        return state.attempt_number >= (min(most, _FIRST_CONTACT) if self._unreached(state) else most)
+        return min(most, _FIRST_CONTACT) if fault.advice and not self._flow.heard else most
 
     def _give_up(self, state: RetryCallState) -> Reply:
         fault = _failure(state)
-        if self._unreached(state):
-            raise self._stopped(f"no server there: {fault}. Is it up, and is base_url (or OPENAI_BASE_URL) right?")
+        if fault.advice and not self._flow.heard:
+            raise self._stopped(f"{fault}. {fault.advice}")
         attempts = f"{state.attempt_number} attempts" if state.attempt_number > 1 else "1 attempt"
         raise Unanswered(f"{self.endpoint}: {fault} ({attempts})")
 
@@ -160,7 +164,7 @@ class OpenAIClient:
                     return reply
             fault = self._fault(found)
             if isinstance(fault, Refused):
-                self._heard = True
+                self._flow.heard = True
                 return Reply("refused", error=str(fault), dialect=spoken, seconds=found.seconds)
             raise fault
 
@@ -172,7 +176,7 @@ class OpenAIClient:
         status, headers, content, seconds = await self._exchange(request, body)
         if status != 200 or (reply := reply_of(content, seconds)) is None:
             return replace(complaint(status, headers, content, self._target.secrets), seconds=seconds)
-        self._heard = True
+        self._flow.answered(seconds)
         for found_out in dialect.heard(request, sent, reply, fault):
             self._say(f"{request.model} at {self.endpoint} {found_out}")
         return replace(reply, dialect=dialect.name_of(spoken, sent))
@@ -196,33 +200,36 @@ class OpenAIClient:
     def _fault(self, found: Complaint) -> Again | Refused | RunStopped:
         """What an error means, here and now."""
         if found.status == 200:
-            return Again(f"status 200 without a chat completion: {found.message[:80]!r}")
-        if found.wait is not None and found.status in (429, 503):
-            self._keep_quiet(found.wait, str(found))
+            shown = f": {found.message[:80]!r}" if found.message else ", but nothing"
+            return self._failed(Again(f"status 200 without a chat completion{shown}", advice=_NO_API))
+        overloaded = found.status in (429, 503, 529)
+        if overloaded:
+            self._flow.refused(str(found), found.wait)
         fault = classify(found)
-        if isinstance(fault, RunStopped) and self._heard and found.status in (400, 403):
+        if found.status < 500:
+            self._flow.alive()
+        elif isinstance(fault, Again):
+            return self._failed(fault)
+        if isinstance(fault, RunStopped) and self._flow.heard and found.status in (400, 403):
             return Refused(str(found))  # it has answered others: this is about the request, not about us
         return self._stopped(str(fault)) if isinstance(fault, RunStopped) else fault
 
+    def _failed(self, fault: Again) -> Again | RunStopped:
+        """What a failure means that may be the server's: another attempt, until it has been down for too long."""
+        hopeless = self._flow.failed(str(fault))
+        return self._stopped(hopeless) if hopeless else fault
+
     async def _exchange(self, request: Request, body: bytes) -> tuple[int, Mapping[str, str], bytes, float]:
         """Status, headers, content and seconds of one post, once it may be made."""
-        if self._unhindered():
-            await self._slots.acquire()
-        else:
-            async with self._patience.wait():
-                await self._turn(request, len(body))
+        await self._flow.enter(len(body) / 4 + float(request.sampling.get("max_tokens") or 0))
         started = time.monotonic()
         try:
-            status, headers, content = await self._post(body, request.model)
+            status, headers, content = await self._post(body, request)
+        except Again as fault:
+            raise self._failed(fault) from None
         finally:
-            self._slots.release()
+            self._flow.leave()
         return status, headers, content, time.monotonic() - started
-
-    def _unhindered(self) -> bool:
-        """Whether a request can be posted this instant, as most can where no limits are set."""
-        if self._patience.ended or self._requests.limited or self._tokens.limited or self._slots.locked():
-            return False
-        return time.monotonic() >= self._quiet_until
 
     def _learn(self, request: Request, dialect: Dialect, name: str, said: Complaint, sent: Mapping[str, Any]) -> None:
         """Adapt to what the model does not take, and say so the first time."""
@@ -233,48 +240,26 @@ class OpenAIClient:
             where = f"{request.model} at {self.endpoint}"
             self._say(f"{where} does not take {name!r}: left out or renamed ({said.message[:120]})")
 
-    def _keep_quiet(self, seconds: float, said: str) -> None:
-        """Send nothing for so long; a long silence is explained."""
-        now = time.monotonic()
-        if seconds >= _LONGEST_WAIT and now >= self._quiet_until:
-            self._say(f"{self.endpoint} asks to wait {seconds:.0f} s: {said}")
-        self._quiet_until = max(self._quiet_until, now + seconds)
-
     def _stopped(self, reason: str) -> RunStopped:
         """The error for all who send, or would."""
         message = f"client {self._name!r}, {self.endpoint}: {reason}"
-        self._patience.end(message)
+        self._flow.patience.end(message)
         return RunStopped(message)
 
-    async def _turn(self, request: Request, size: int) -> None:
-        """Take a slot, at a time that the rate limits allow and no Retry-After forbids."""
-        while True:
-            while (pause := self._quiet_until - time.monotonic()) > 0:
-                await asyncio.sleep(pause + random.uniform(0, 0.25))
-            await self._slots.acquire()
-            try:
-                await self._requests.take()
-                await self._tokens.take(size / 4 + float(request.sampling.get("max_tokens") or 0))
-            except BaseException:
-                self._slots.release()
-                raise
-            if time.monotonic() >= self._quiet_until:
-                return
-            self._slots.release()
-
-    async def _post(self, body: bytes, model: str) -> tuple[int, Mapping[str, str], bytes]:
+    async def _post(self, body: bytes, request: Request) -> tuple[int, Mapping[str, str], bytes]:
+        url = self._target.url_for(request.model)
+        headers = {**self._target.headers, "X-Client-Request-Id": request.key}
         try:
-            url = self._target.url_for(model)
-            async with self._session.post(
-                url, data=body, headers=self._target.headers, allow_redirects=False
-            ) as response:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 return response.status, response.headers, await response.read()
         except aiohttp.ConnectionTimeoutError:
-            raise Again("no connection within 10 s", no_contact=True) from None
+            raise Again("no server there: no connection within 10 s", advice=_NOBODY) from None
         except TimeoutError:
+            self._flow.refused("no answer", None)
             raise Again(f"no answer within {self._settings.timeout:g} s") from None
         except aiohttp.ClientConnectorError as fault:
-            raise Again(f"no connection ({fault.os_error.strerror or fault.os_error})", no_contact=True) from None
+            why = fault.os_error.strerror or fault.os_error
+            raise Again(f"no server there: no connection ({why})", advice=_NOBODY) from None
         except (aiohttp.ClientError, OSError) as fault:
             raise Again(f"the connection broke ({type(fault).__name__})") from None
 
@@ -285,8 +270,30 @@ def _failure(state: RetryCallState) -> Again:
     return fault
 
 
-def _pause(fault: Again, attempt: int) -> float:
-    """What the server asked for, or else twice as long each time up to a minute; with jitter either way."""
-    if fault.after is not None:
-        return fault.after + random.uniform(0, 0.5 * _FIRST_WAIT)
-    return random.uniform(0.5, 1.0) * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (attempt - 1))
+class _Tries:
+    """The failed attempts at one request so far, and when to make the next."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._refusals = 0
+
+    def add(self, fault: Again) -> bool:
+        """Count one more; always true."""
+        if fault.too_many:
+            self._refusals += 1
+        else:
+            self._failures += 1
+        return True
+
+    @property
+    def count(self) -> float:
+        """How many of `max_attempts` they come to."""
+        return self._failures + self._refusals / _REFUSALS_AN_ATTEMPT
+
+    def pause(self, fault: Again) -> float:
+        """Seconds: what the server asked for, or else more each time; with jitter either way."""
+        if fault.after is not None:
+            return fault.after + random.uniform(0, 0.5 * _FIRST_WAIT)
+        if fault.too_many:
+            return random.uniform(0.5, 1.0) * min(_REFUSALS[1], _REFUSALS[0] * 1.5 ** (self._refusals - 1))
+        return random.uniform(0.5, 1.0) * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (self._failures - 1))

@@ -1,9 +1,8 @@
-"""What keeps a client from sending: a rate, and waits that end when the run does."""
+"""What keeps a client from sending: a rate that its user sets, and waits that end when the run does."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,19 +16,13 @@ class Pace:
         self._seconds_each = 60 / per_minute if per_minute else 0.0
         self._free_at = 0.0
 
-    @property
-    def limited(self) -> bool:
-        """Whether there is a rate at all."""
-        return self._seconds_each > 0
+    def pause(self, now: float) -> float:
+        """Seconds until the next may go."""
+        return self._free_at - now
 
-    async def take(self, amount: float = 1.0) -> None:
-        """Wait for one's turn, first come, first served."""
-        if self.limited:
-            now = time.monotonic()
-            mine = max(now, self._free_at)
-            self._free_at = mine + amount * self._seconds_each
-            if mine > now:
-                await asyncio.sleep(mine - now)
+    def spend(self, now: float, amount: float = 1.0) -> None:
+        """Something goes, and weighs so much."""
+        self._free_at = max(now - self._seconds_each, self._free_at) + amount * self._seconds_each
 
 
 class Patience:

@@ -30,6 +30,14 @@ async def ask(asked: OpenAIClient, *requests: Request) -> list[Reply | BaseExcep
         await asked.close()
 
 
+async def in_turn(asked: OpenAIClient, *requests: Request) -> list[Reply | BaseException]:
+    await asked.open()
+    try:
+        return [(await asyncio.gather(asked.send(one), return_exceptions=True))[0] for one in requests]
+    finally:
+        await asked.close()
+
+
 def replies(url: str, requests: Sequence[Request], **settings: Any) -> list[Reply]:
     found = asyncio.run(ask(client(url, **settings), *requests))
     assert all(isinstance(one, Reply) for one in found), found

@@ -14,12 +14,13 @@ from relabel.clients.errors import Again
 from relabel.errors import RunStopped, Unanswered
 from relabel.records import Reply
 from relabel.testing import Answer, ReplyServer
-from tests.clients.shared import ask, client, error, failure, replies, reply, request, scripted
+from tests.clients.shared import ask, client, error, failure, in_turn, replies, reply, request, scripted
 
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FIRST_WAIT", 0.002)
+    monkeypatch.setattr(module, "_REFUSALS", (0.002, 0.01))
 
 
 TROUBLE = {
@@ -51,17 +52,34 @@ class TestTrouble:
 
     @pytest.mark.parametrize("trouble", TROUBLE.values(), ids=TROUBLE.keys())
     def test_is_given_up_after_max_attempts(self, trouble: Answer) -> None:
-        with ReplyServer(scripted(trouble)) as server:
-            found = failure(server.url, timeout=0.2, max_attempts=2)
+        """Four refusals of too many requests count as one: they are not the request's fault."""
+        with ReplyServer(scripted("yes", trouble)) as server:
+            _, found = asyncio.run(in_turn(client(server.url, timeout=0.2, max_attempts=2), request("a"), request("b")))
+        attempts = 8 if trouble.status == 429 else 2
         assert isinstance(found, Unanswered)
-        assert "2 attempts" in str(found)
-        assert server.asked.total() == 2
+        assert f"{attempts} attempts" in str(found)
+        assert server.asked.total() == 1 + attempts
+
+    @pytest.mark.parametrize("trouble", ["HTML", "no choices", "not JSON", "empty"])
+    def test_what_was_never_a_chat_completions_api_stops_the_run(self, trouble: str) -> None:
+        with ReplyServer(scripted(TROUBLE[trouble])) as server:
+            found = failure(server.url)
+        assert isinstance(found, RunStopped)
+        assert "base_url" in str(found)
+        assert server.asked.total() == 3
+
+    def test_a_request_too_large_for_its_minute_is_refused_at_once(self) -> None:
+        with ReplyServer(lambda _: error(429, "Request too large for m: Limit 30000, Requested 45000")) as server:
+            assert reply(server.url).status == "refused"
 
     @pytest.mark.parametrize("attempt", range(1, 10))
     def test_waits_grow_and_are_jittered(self, attempt: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_FIRST_WAIT", 1.0)
+        tries, fault = module._Tries(), Again("no")
+        for _ in range(attempt):
+            tries.add(fault)
         longest = min(60, 2 ** (attempt - 1))
-        pauses = [module._pause(Again("no"), attempt) for _ in range(50)]
+        pauses = [tries.pause(fault) for _ in range(50)]
         assert longest / 2 <= min(pauses) < max(pauses) <= longest
 
     def test_everybody_keeps_quiet_while_a_server_asks_for_it(self) -> None:
