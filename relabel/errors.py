@@ -4,13 +4,18 @@ RelabelError                what a caller may catch; the command line prints it 
 ├── ConfigError             a config, prompt or argument that cannot be used
 ├── InputError              a source that cannot be used
 ├── Unfinished              a run that is not complete, where only a complete one will do (exit code 1)
-├── LedgerError             a ledger that is locked, damaged or of a newer version
+├── LedgerError             a ledger that cannot be used: locked, of a newer version, on a full disk
+│   └── Damaged             a ledger file that is not as it was written
 └── ClientError             a server that cannot be used
     ├── RunStopped          no request of this run can be answered: wrong key, unknown model, no server
     └── Unanswered          this request got no reply after all its attempts; the run goes on
 
 Each message says what was found, what was expected, and what to do next.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
 
 
 class RelabelError(Exception):
@@ -30,7 +35,18 @@ class Unfinished(RelabelError):
 
 
 class LedgerError(RelabelError):
-    """A ledger that is locked, damaged or of a newer version."""
+    """A ledger that cannot be used: locked, of a newer version, on a full disk."""
+
+
+class Damaged(LedgerError):
+    """A ledger file that is not as it was written."""
+
+    def __init__(self, path: Path, found: str) -> None:
+        super().__init__(
+            f"{path}: {found}. `relabel verify` says what is damaged, `relabel run` salvages what can be read; "
+            "or restore a copy of the file."
+        )
+        self.found = found
 
 
 class ClientError(RelabelError):

@@ -12,8 +12,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,9 +24,11 @@ import orjson
 
 from relabel.errors import LedgerError
 from relabel.records import Reply, Usage
-from relabel.segment import Entry, Segment, Spent, settle
+from relabel.schema import settle
+from relabel.segment import Entry, Segment, Spent, migrate
+from relabel.text import printable
 
-__all__ = ["Entry", "Ledger", "Spent", "segments"]
+__all__ = ["Entry", "Ledger", "Spent", "lock", "segments", "unlock"]
 
 
 _GATHERED = 0.01
@@ -39,7 +44,7 @@ class Ledger:
         self._own: list[Segment] = []
         self._others: list[Segment] = []
         self._writer: Segment | None = None
-        self._lock: IO[str] | None = None
+        self._lock: IO[bytes] | None = None
         self._thread = ThreadPoolExecutor(1, "ledger") if write else None
         self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -53,8 +58,10 @@ class Ledger:
 
     def _open(self, folder: Path, write: bool) -> None:
         if write:
-            self._lock = _lock(folder)
-            last = (segments(folder) or [_file(folder, 1)])[-1]
+            self._lock = lock(folder)
+            *older, last = segments(folder) or [_file(folder, 1)]
+            for path in older:
+                migrate(path)
             self._writer = Segment(last, write=True)
         self._own += [Segment(path, write=False) for path in segments(folder)]
 
@@ -130,31 +137,44 @@ class Ledger:
             yield from segment.damaged()
 
     def close(self) -> None:
-        """Close all files and give the lock back."""
+        """Close all files and give the lock back, also where what still waits cannot be stored: LedgerError says so."""
         if self._thread is not None:
             self._thread.shutdown()
-        if self._waiting:  # the loop was torn down before they could be stored
-            self.store([entry for entry, _ in self._waiting])
-        for segment in (*self._own, *self._others):
-            segment.close()
-        if self._writer is not None:
-            self._writer.close()
-            for path in segments(self._writer.path.parent):
-                settle(path)
-        if self._lock is not None:
-            self._lock.truncate(0)
-            self._lock.close()
+        try:
+            if self._waiting:  # the loop was torn down before they could be stored
+                self.store([entry for entry, _ in self._waiting])
+        finally:
+            self._waiting = []
+            for segment in (*self._own, *self._others, *filter(None, [self._writer])):
+                segment.close()
+            if self._writer is not None:
+                self._settle(self._writer.path.parent)
+            if self._lock is not None:
+                unlock(self._lock)
+
+    @staticmethod
+    def _settle(folder: Path) -> None:
+        with suppress(LedgerError):
+            for path in segments(folder):
+                with suppress(sqlite3.Error):
+                    settle(path)
 
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, fault: object, trace: object) -> None:
+        with suppress(LedgerError) if fault else nullcontext():  # the first error says what happened
+            self.close()
 
 
 def segments(folder: Path) -> list[Path]:
     """The files of a run's ledger, oldest first."""
-    return sorted(folder.glob("ledger-*.sqlite"))
+    try:
+        return sorted(path for path in folder.iterdir() if fnmatch(path.name, "ledger-*.sqlite"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as fault:
+        raise LedgerError(f"{folder}: cannot be listed: {fault.strerror}. Check the folder's rights.") from None
 
 
 def _file(folder: Path, number: int) -> Path:
@@ -172,24 +192,38 @@ def _named(place: Path) -> list[Path]:
     return found
 
 
-def _lock(folder: Path) -> IO[str]:
+def lock(folder: Path) -> IO[bytes]:
     """Hold `ledger.lock`, or say who does. The system lets go of it when the process ends, however it ends."""
     import fcntl
 
     path = folder / "ledger.lock"
     try:
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("ab+", buffering=0)
     except OSError as fault:
         raise LedgerError(f"{path}: {fault.strerror}. Check that the run folder can be written.") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
+    except OSError as fault:
+        holder = _holder(file)
         file.close()
-        raise LedgerError(f"{folder}: {holder} is writing this run. Wait for it, or use another --output.") from None
-    file.seek(0)
-    file.truncate()
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
+        if isinstance(fault, BlockingIOError):
+            found = f"{folder}: {holder} is writing this run. Wait for it, or use another --output."
+        else:
+            found = f"{path}: cannot be locked: {fault.strerror}. Use an --output on a disk that knows locks."
+        raise LedgerError(found) from None
+    with suppress(OSError):  # on a full disk, others will not be told who holds it
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file
+
+
+def unlock(file: IO[bytes]) -> None:
+    """Give the lock back."""
+    with suppress(OSError):
+        file.truncate(0)
+    file.close()
+
+
+def _holder(file: IO[bytes]) -> str:
+    file.seek(0)
+    return " ".join(printable(file.read(200).decode(errors="replace")).split()) or "another process"

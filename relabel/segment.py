@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -16,52 +17,26 @@ from zlib import crc32
 import orjson
 import zstandard
 
-from relabel.errors import LedgerError
+from relabel.errors import Damaged, LedgerError
 from relabel.records import Call, Reply, Token, Usage
+from relabel.schema import CORRUPT, SCHEMA, SUMS, UNREADABLE, bring_up, create, is_damage
 
-SCHEMA = 1
 _LEVEL = 3
 SEGMENT_BYTES = 8 << 30
 DICTIONARY_AFTER = 1000
 """How many replies a file holds before it learns a dictionary from them."""
 
-_CREATE = """
-CREATE TABLE reply (
-    seq INTEGER PRIMARY KEY,
-    key BLOB NOT NULL,           -- 16 bytes: the request's key
-    context INTEGER NOT NULL,    -- who asked whom: context.id
-    status TEXT NOT NULL,        -- ok | refused
-    finish_reason TEXT,
-    prompt INTEGER NOT NULL,     -- tokens, as the server counted them
-    cached INTEGER NOT NULL,
-    completion INTEGER NOT NULL,
-    at REAL NOT NULL,            -- unix time
-    seconds REAL NOT NULL,       -- from sending to the last byte
-    dictionary INTEGER NOT NULL, -- dictionary.id, 0 for none
-    body BLOB NOT NULL,          -- zstd of JSON: text, refusal, reasoning, error, logprobs
-    digest BLOB NOT NULL         -- 8 bytes over the key, the context's content and the reply, 4 over at and body
-);
-CREATE UNIQUE INDEX reply_key ON reply(key);
-CREATE TABLE context (id INTEGER PRIMARY KEY, content TEXT NOT NULL UNIQUE);
-CREATE TABLE dictionary (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
-CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1), replies INTEGER NOT NULL, digest BLOB NOT NULL);
-INSERT INTO head VALUES (1, 0, zeroblob(8));
-"""
-_INSERT = "INSERT OR IGNORE INTO reply VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_SELECT = "SELECT status, finish_reason, prompt, cached, completion, seconds, context, dictionary, body FROM reply"
+_INSERT = "INSERT INTO reply VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"
+_SELECT = (
+    "SELECT status, finish_reason, prompt, cached, completion, seconds, context, dictionary, body, at, digest "
+    "FROM reply"
+)
 _ALL = (
     "SELECT key, content, at, dictionary, body, digest, status, finish_reason, prompt, cached, completion, seconds "
     "FROM reply LEFT JOIN context ON context.id = reply.context"
 )
-_SPENT = (
-    "SELECT content, count(*), sum(status = 'refused'), sum(prompt), sum(cached), sum(completion) "
-    "FROM reply JOIN context ON context.id = reply.context GROUP BY context"
-)
 _LARGEST = 1 << 30
 """More bytes than any reply has."""
-
-_UNREADABLE = (sqlite3.DatabaseError, zstandard.ZstdError, ValueError, KeyError, TypeError)
-"""What reading a damaged file can raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +59,36 @@ class Spent:
     usage: Usage
 
 
-def _create(path: Path) -> None:
-    """Begin a file. It gets its name when it is whole, so that one without tables is always a damaged one."""
-    draft = path.with_name(f"{path.name}.new")
-    draft.unlink(missing_ok=True)
-    with closing(sqlite3.connect(draft, isolation_level=None)) as db:
-        db.executescript(f"BEGIN; {_CREATE} PRAGMA user_version = {SCHEMA}; COMMIT;")
-    draft.replace(path)
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A reply as it lies in a file."""
+
+    key: bytes
+    content: str
+    """Its circumstances, as JSON."""
+    said: tuple[Any, ...]
+    """Status, finish reason, prompt, cached and completion tokens, seconds."""
+    at: float
+    packed: bytes
+    digest: bytes
+
+    def is_sound(self, unpack: Callable[[bytes], bytes]) -> bool:
+        """Whether it is, bit by bit, what was stored."""
+        try:
+            if _checksum(self.at, self.packed) != self.digest[8:]:  # first, so that nothing damaged is unpacked
+                return False
+            body = unpack(self.packed)
+            return _digest(self.key, self.content, self.said, body) == self.digest[:8]
+        except UNREADABLE:
+            return False
 
 
-def settle(path: Path) -> None:
-    """Fold SQLite's log into the file, so that a ledger at rest is one file and reading it leaves no trace."""
-    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=1)) as db:
-        db.execute("PRAGMA journal_mode=DELETE")  # fails while somebody is reading: the log stays, nothing is lost
+def migrate(path: Path) -> None:
+    """Bring a file that an older relabel wrote up to this one's schema, in one transaction."""
+    with closing(Segment(path, write=False)) as segment:
+        current = segment.version == SCHEMA
+    if not current:
+        Segment(path, write=True).close()
 
 
 class Segment:
@@ -107,24 +99,31 @@ class Segment:
         db: sqlite3.Connection | None = None
         try:
             db = self._db = _connect(path, write)
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA:
-                raise LedgerError(f"{path}: of version {version}, this relabel reads up to {SCHEMA}. Upgrade relabel.")
+            (self.version,) = db.execute("PRAGMA user_version").fetchone()
+            if self.version > SCHEMA:
+                raise LedgerError(
+                    f"{path}: of version {self.version}, this relabel reads up to {SCHEMA}. Upgrade relabel."
+                )
+            if self.version < 1:
+                raise ValueError("it has no tables")
             if write:
                 db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16384;")
+                if self.version < SCHEMA:
+                    bring_up(db, self.version)
             self._load()
-        except (*_UNREADABLE, LedgerError) as fault:
+        except (*UNREADABLE, OSError, LedgerError) as fault:
             if db is not None:
                 db.close()
             if isinstance(fault, LedgerError):
                 raise
-            raise LedgerError(f"{path}: not a sound ledger ({fault}). Move it away, or restore a copy.") from None
+            raise self._failed("not a sound ledger", fault) from None
 
     def _load(self) -> None:
         """Take up what the file has come to."""
         self._contexts: dict[int, Any] = dict(self._db.execute("SELECT id, content FROM context").fetchall())
         self._names = {content: identity for identity, content in self._contexts.items()}
         self._readers: dict[int, zstandard.ZstdDecompressor] = {0: zstandard.ZstdDecompressor()}
+        self._dictionaries = {b"": 0}
         self._dictionary, self._compressor = 0, zstandard.ZstdCompressor(level=_LEVEL)
         for identity, content in self._db.execute("SELECT id, content FROM dictionary ORDER BY id").fetchall():
             self._use(identity, content)
@@ -135,6 +134,7 @@ class Segment:
     def _use(self, identity: int, content: bytes) -> None:
         dictionary = zstandard.ZstdCompressionDict(content)
         self._readers[identity] = zstandard.ZstdDecompressor(dict_data=dictionary)
+        self._dictionaries[content] = identity
         self._dictionary, self._compressor = identity, zstandard.ZstdCompressor(level=_LEVEL, dict_data=dictionary)
 
     def get(self, key: bytes) -> Reply | None:
@@ -142,14 +142,20 @@ class Segment:
         try:
             row = self._db.execute(_SELECT + " WHERE key = ?", (key,)).fetchone()
             return None if row is None else self._reply(row)
-        except _UNREADABLE as fault:
-            raise self._damage(f"the reply with key {key.hex()} cannot be read ({fault})") from None
+        except UNREADABLE as fault:
+            raise self._failed(f"the reply with key {key.hex()} cannot be read", fault) from None
 
-    def _damage(self, found: str) -> LedgerError:
-        return LedgerError(f"{self.path}: {found}. `relabel verify` says what is damaged; restore a copy of the file.")
+    def _failed(self, found: str, fault: Exception) -> LedgerError:
+        if is_damage(fault):
+            return Damaged(self.path, f"{found} ({fault})")
+        return LedgerError(
+            f"{self.path}: cannot be used: {fault}. What it holds is safe; look to the disk and its rights."
+        )
 
     def _reply(self, row: tuple[Any, ...]) -> Reply:
-        status, finish_reason, prompt, cached, completion, seconds, context, dictionary, packed = row
+        status, finish_reason, prompt, cached, completion, seconds, context, dictionary, packed, at, digest = row
+        if _checksum(at, packed) != digest[8:]:
+            raise ValueError("its checksum is wrong")
         body = orjson.loads(self._unpack(dictionary, packed))
         circumstances = self._context(context)
         return Reply(
@@ -179,36 +185,55 @@ class Segment:
         if dictionary not in self._readers:
             (content,) = self._db.execute("SELECT content FROM dictionary WHERE id = ?", (dictionary,)).fetchone()
             self._readers[dictionary] = zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(content))
-        if zstandard.frame_content_size(packed) > _LARGEST:  # a damaged head, not a reply
-            raise ValueError("no reply is that large")
-        return self._readers[dictionary].decompress(packed)
+        return unpack(self._readers[dictionary], packed)
 
     def store(self, entries: Sequence[Entry]) -> None:
         """Store replies in one commit; one whose key is there already is left out. Raises LedgerError."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            replies, digest = self._replies, self._digest
-            for entry in entries:
-                row = self._row(entry)
-                if self._db.execute(_INSERT, row).rowcount:
-                    replies, digest = replies + 1, (digest + int.from_bytes(row[-1][:8])) % (1 << 64)
-            self._db.execute("UPDATE head SET replies = ?, digest = ?", (replies, digest.to_bytes(8)))
-            self._db.execute("COMMIT")
-            self._replies, self._digest = replies, digest
-            if self._learns_at and replies >= self._learns_at:
+        with self._writing():
+            self._commit(map(self._row, entries))
+            if self._learns_at and self._replies >= self._learns_at:
                 self._learn()
+
+    def adopt(self, replies: Iterable[tuple[Stored, bytes]]) -> None:
+        """Store in one commit what lay in another file, each with its dictionary's content, as it lay there."""
+        with self._writing():
+            self._commit(map(self._adopted, replies))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as fault:
             self._undo()
             if not isinstance(fault, sqlite3.Error):
                 raise
+            if getattr(fault, "sqlite_errorcode", 0) & 0xFF in CORRUPT:
+                raise Damaged(self.path, f"cannot be written ({fault})") from None
             raise LedgerError(f"{self.path}: cannot be written: {fault}. What it held before is safe.") from None
+
+    def _commit(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        replies, digest = self._replies, self._digest
+        for row in rows:
+            if self._db.execute(_INSERT, row).rowcount:
+                replies, digest = replies + 1, (digest + int.from_bytes(row[-1][:8])) % (1 << 64)
+        self._db.execute("UPDATE head SET replies = ?, digest = ?", (replies, digest.to_bytes(8)))
+        self._db.execute("COMMIT")
+        self._replies, self._digest = replies, digest
 
     def _undo(self) -> None:
         """Forget what has not been committed."""
-        with suppress(sqlite3.Error):
+        with suppress(*UNREADABLE):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             self._load()
+
+    def _adopted(self, reply: tuple[Stored, bytes]) -> tuple[Any, ...]:
+        one, dictionary = reply
+        if dictionary not in self._dictionaries:
+            self._add(dictionary)
+        context, said, under = self._context_id(one.content), one.said, self._dictionaries[dictionary]
+        return (one.key, context, *said[:-1], one.at, said[-1], under, one.packed, one.digest)
 
     def _row(self, entry: Entry) -> tuple[Any, ...]:
         reply, usage, key = entry.reply, entry.reply.usage, bytes.fromhex(entry.call.request.key)
@@ -236,9 +261,11 @@ class Segment:
             content = zstandard.train_dictionary(16_384, pieces).as_bytes()
         except zstandard.ZstdError:
             return
-        identity = self._dictionary + 1
-        self._db.execute("INSERT INTO dictionary VALUES (?, ?)", (identity, content))
-        self._use(identity, content)
+        self._add(content)
+
+    def _add(self, dictionary: bytes) -> None:
+        self._db.execute("INSERT INTO dictionary VALUES (?, ?)", (self._dictionary + 1, dictionary))
+        self._use(self._dictionary + 1, dictionary)
 
     def full(self) -> bool:
         """Whether it is time to begin another file."""
@@ -248,8 +275,8 @@ class Segment:
         """How many replies it holds, and the sum of their digests."""
         try:
             return self._head()
-        except _UNREADABLE as fault:
-            raise self._damage(f"its head cannot be read ({fault})") from None
+        except UNREADABLE as fault:
+            raise self._failed("its head cannot be read", fault) from None
 
     def _head(self) -> tuple[int, bytes]:
         replies, digest = self._db.execute("SELECT replies, digest FROM head").fetchone()
@@ -259,17 +286,20 @@ class Segment:
         """The circumstances of its replies, each once, as JSON."""
         try:
             return [content for (content,) in self._db.execute("SELECT content FROM context")]
-        except _UNREADABLE as fault:
-            raise self._damage(f"its contexts cannot be read ({fault})") from None
+        except UNREADABLE as fault:
+            raise self._failed("its contexts cannot be read", fault) from None
 
     def spent(self) -> list[Spent]:
         """What its replies came to."""
         try:
-            rows = self._db.execute(_SPENT).fetchall()
-            found = [(orjson.loads(content), *sums) for content, *sums in rows]
+            sums = "SELECT * FROM spent" if self.version > 1 else SUMS
+            rows = self._rows(
+                f"SELECT content, spent.* FROM ({sums}) AS spent JOIN context ON id = context ORDER BY id"
+            )
+            found = [(orjson.loads(content), *sums) for content, _, *sums in rows]
             return [Spent(of["tier"], of["model"], n, refused, Usage(*tokens)) for of, n, refused, *tokens in found]
-        except _UNREADABLE as fault:
-            raise self._damage(f"its replies cannot be counted ({fault})") from None
+        except UNREADABLE as fault:
+            raise self._failed("its replies cannot be counted", fault) from None
 
     def damaged(self) -> Iterator[str]:
         """What is wrong with it, in words, as of one moment: another process may be writing."""
@@ -279,7 +309,9 @@ class Segment:
                 if finding != "ok":
                     yield f"{self.path.name}: {finding}"
             yield from self._unsound()
-        except _UNREADABLE as fault:
+        except UNREADABLE as fault:
+            if not is_damage(fault):
+                raise self._failed("", fault) from None
             yield f"{self.path.name}: {fault}"
         finally:
             with suppress(sqlite3.Error):
@@ -289,15 +321,15 @@ class Segment:
         replies, total = 0, 0
         for key, content, at, dictionary, packed, digest, *said in self._db.execute(_ALL):
             replies, total = replies + 1, total + int.from_bytes(digest[:8])
-            try:
-                body = self._unpack(dictionary, packed)
-                sound = _digest(key, content, said, body) + _checksum(at, packed) == digest
-            except _UNREADABLE:
-                sound = False
-            if not sound:
+            if not Stored(key, content, tuple(said), at, packed, digest).is_sound(partial(self._unpack, dictionary)):
                 yield f"{self.path.name}: the reply with key {key.hex()} is not what was stored"
         if (replies, (total % (1 << 64)).to_bytes(8)) != self._head():
             yield f"{self.path.name}: holds {replies} replies, its head says {self._head()[0]}"
+        if self.version > 1 and self._rows("SELECT * FROM spent ORDER BY context") != self._rows(SUMS):
+            yield f"{self.path.name}: what was spent on its replies is not what they say"
+
+    def _rows(self, query: str) -> list[Any]:
+        return self._db.execute(query).fetchall()
 
     def close(self) -> None:
         """Close the file as it is."""
@@ -306,9 +338,11 @@ class Segment:
 
 def _connect(path: Path, write: bool) -> sqlite3.Connection:
     """Readers and the writer have connections of their own, so that nothing is read before it is committed."""
+    if write and not path.exists():
+        create(path)
+    if path.stat().st_size == 0:
+        raise ValueError("it is empty")  # SQLite would take it for new, and throw its log away
     if write:
-        if not path.exists():
-            _create(path)
         return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     address = f"{path.absolute().as_uri()}?mode=ro"
     db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
@@ -320,6 +354,13 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
         db.close()  # a read-only disk has no room for SQLite's own notes
         db = sqlite3.connect(address + "&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
     return db
+
+
+def unpack(reader: zstandard.ZstdDecompressor, packed: bytes) -> bytes:
+    """The JSON of a reply's texts, decompressed."""
+    if zstandard.frame_content_size(packed) > _LARGEST:  # a damaged head, not a reply
+        raise ValueError("no reply is that large")
+    return reader.decompress(packed)
 
 
 def _tokens(stored: Any) -> tuple[Token, ...] | None:

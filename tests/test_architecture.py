@@ -16,7 +16,7 @@ LAYERS = [
     {"config", "fence", "confidence", "tally", "meter"},
     {"loading"},
     {"formats", "prompts", "grounding", "parsing", "costs", "log", "tables"},
-    {"judges", "policy", "segment", "ledger"},
+    {"judges", "policy", "schema", "segment", "ledger", "salvage"},
     {"screens", "clients"},
     {"cascade"},
     {"engine", "export", "report"},

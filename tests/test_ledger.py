@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relabel import segment
-from relabel.errors import LedgerError
-from relabel.ledger import Entry, Ledger, Spent, segments
+from relabel.errors import Damaged, LedgerError
+from relabel.ledger import Entry, Ledger, Spent
 from relabel.records import Call, Reply, Request, Token, Usage
+from relabel.schema import SCHEMA
 
 FULL = Reply(
     *("ok", "text ü", "length", "no", "hm", None, "m-2024", "fp_1", "-seed", Usage(120, 64, 9), 0.12345678901234567),
@@ -269,7 +266,7 @@ class TestDamage:
         content = path.read_bytes()
         path.write_bytes(content[: int(keep * len(content)) if 0 < keep < 1 else int(keep)])
         for for_writing in (False, True):
-            with pytest.raises(LedgerError, match=FILE):
+            with pytest.raises(Damaged, match=FILE):
                 self.read_all(tmp_path, for_writing)
 
     @staticmethod
@@ -283,7 +280,7 @@ class TestDamage:
     @pytest.mark.parametrize("content", [b"garbage" * 1000, b"", b"SQLite format 3\0" + b"\7" * 5000])
     def test_garbage_is_not_a_ledger(self, content: bytes, for_writing: bool, tmp_path: Path) -> None:
         (tmp_path / FILE).write_bytes(content)
-        with pytest.raises(LedgerError, match="not a sound ledger"):
+        with pytest.raises(Damaged, match="not a sound ledger"):
             Ledger(tmp_path, write=for_writing)
         (tmp_path / FILE).unlink()
         Ledger(tmp_path, write=True).close()
@@ -291,10 +288,10 @@ class TestDamage:
     @pytest.mark.parametrize("for_writing", [False, True])
     def test_a_newer_version_is_refused_whatever_it_holds(self, for_writing: bool, tmp_path: Path) -> None:
         write(tmp_path, [entry(1)])
-        edit(tmp_path / FILE, "PRAGMA user_version = 2")
+        edit(tmp_path / FILE, f"PRAGMA user_version = {SCHEMA + 1}")
         edit(tmp_path / FILE, "DROP TABLE context")
         before = (tmp_path / FILE).read_bytes()
-        with pytest.raises(LedgerError, match=r"of version 2.*Upgrade"):
+        with pytest.raises(LedgerError, match=rf"of version {SCHEMA + 1}.*Upgrade"):
             Ledger(tmp_path, write=for_writing)
         assert (tmp_path / FILE).read_bytes() == before
 
@@ -313,6 +310,8 @@ class TestDamage:
             "DELETE FROM reply WHERE seq = 3",
             "DELETE FROM reply",
             "UPDATE head SET replies = 4",
+            "UPDATE spent SET prompt = prompt + 1",
+            "DELETE FROM spent",
         ],
     )
     def test_whatever_is_changed_is_found(self, statement: str, tmp_path: Path) -> None:
@@ -349,8 +348,25 @@ class TestDamage:
     def test_a_body_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
         write(tmp_path, [entry(1)])
         edit(tmp_path / FILE, "UPDATE reply SET body = x'00'")
-        with Ledger(tmp_path) as ledger, pytest.raises(LedgerError, match=f"{key(1)}.*relabel verify"):
+        with Ledger(tmp_path) as ledger, pytest.raises(Damaged, match=f"{key(1)}.*relabel verify"):
             ledger.get(key(1))
+
+    def test_a_body_that_can_be_read_but_is_another_is_never_given_out(self, tmp_path: Path) -> None:
+        write(tmp_path, texts(range(2)))
+        edit(tmp_path / FILE, "UPDATE reply SET body = (SELECT body FROM reply WHERE seq = 2) WHERE seq = 1")
+        with Ledger(tmp_path) as ledger, pytest.raises(Damaged, match=f"{key(0)}.*checksum"):
+            ledger.get(key(0))
+
+    def test_that_shows_in_writing_is_told_from_a_full_disk(self, tmp_path: Path) -> None:
+        write(tmp_path, texts(range(400)))
+        db = sqlite3.connect(tmp_path / FILE)
+        (root,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'reply_key'").fetchone()
+        db.close()
+        content = bytearray((tmp_path / FILE).read_bytes())
+        content[(root - 1) * 4096 : root * 4096] = bytes(4096)
+        (tmp_path / FILE).write_bytes(content)
+        with Ledger(tmp_path, write=True) as ledger, pytest.raises(Damaged, match=r"cannot be written.*malformed"):
+            ledger.store([entry(-1)])
 
     def test_a_writer_at_work_is_no_damage(self, tmp_path: Path) -> None:
         with Ledger(tmp_path, write=True) as ledger:
@@ -359,50 +375,3 @@ class TestDamage:
                 found = reader.damaged()
                 ledger.store(texts(range(5, 9)))
                 assert list(found) == []
-
-
-WRITER = """
-import asyncio, sys
-from pathlib import Path
-from relabel.ledger import Ledger
-from tests.test_ledger import entry, key
-
-async def main():
-    ledger = Ledger(Path(sys.argv[1]), write=True)
-    async def append(number):
-        await ledger.append(entry(number))
-        sys.stdout.write(key(number) + "\\n")
-        sys.stdout.flush()
-    for start in range(0, 10**6, 10):
-        await asyncio.gather(*map(append, range(start, start + 10)))
-
-asyncio.run(main())
-"""
-
-
-class TestKill:
-    @staticmethod
-    def kill(folder: Path, after: int) -> list[str]:
-        """The keys of the replies whose append had returned in a process that is killed after so many."""
-        command = [sys.executable, "-c", WRITER, str(folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
-            out: IO[str] = process.stdout  # type: ignore[assignment]
-            said = [out.readline() for _ in range(after)]
-            with pytest.raises(LedgerError, match=f"process {process.pid} on"):
-                Ledger(folder, write=True)
-            process.send_signal(signal.SIGKILL)
-            said += out.readlines()
-        return [line.strip() for line in said if line.endswith("\n")]
-
-    @pytest.mark.parametrize("after", [1, 137])
-    def test_loses_no_reply_that_was_said_to_be_safe(self, after: int, tmp_path: Path) -> None:
-        safe = self.kill(tmp_path, after)
-        assert len(safe) >= after
-        with Ledger(tmp_path) as ledger:
-            assert all(ledger.get(one) == FULL for one in safe)
-        with Ledger(tmp_path, write=True) as ledger:
-            assert all(ledger.get(one) == FULL for one in safe)
-            assert list(ledger.damaged()) == []
-            ledger.store([entry(-1)])
-        assert segments(tmp_path) == [tmp_path / FILE]
-        assert files(tmp_path) == [FILE]
