@@ -89,13 +89,20 @@ class Prompt:
         system = self._rendered.get(kind)
         if system is None:
             criteria = self.head.criteria.get(kind, kind).strip()
-            system = self._rendered[kind] = self._system.render(criteria=criteria)
-        shown: dict[str, Any] = {
-            "query": self._fence(query),
-            "positives": self._shown(positives),
-            "candidates": self._shown(candidates),
-        }
-        return ({"role": "system", "content": system}, {"role": "user", "content": self._user.render(shown)})
+            system = self._rendered[kind] = self._render(self._system, criteria=criteria)
+        user = self._render(
+            self._user,
+            query=self._fence(query),
+            positives=self._shown(positives),
+            candidates=self._shown(candidates),
+        )
+        return ({"role": "system", "content": system}, {"role": "user", "content": user})
+
+    def _render(self, template: jinja2.Template, **given: Any) -> str:
+        try:
+            return template.render(given)
+        except Exception as fault:  # a template can compute, and so fail in any way
+            raise ConfigError(f"{self.head.name}: the prompt cannot be rendered: {fault}") from None
 
     def bytes_of(self, text: str) -> int:
         """How much of a prompt a text takes up, fenced."""
@@ -135,10 +142,7 @@ def _check_words(path: Path, prompt: Prompt) -> None:
     positives = [Passage("p", "", "~the positive~")] if prompt.form.positives else []
     candidates = [Passage("n", "", f"~candidate {name}~") for name in (("one", "two") if lists else ("one",))]
     kind = next(iter(prompt.head.criteria))
-    try:
-        said = "\n".join(m["content"] for m in prompt.messages(kind, "~the query~", positives, candidates))
-    except Exception as fault:  # a template can compute, and so fail in any way
-        raise ConfigError(f"{path}: the prompt cannot be rendered: {fault}") from None
+    said = "\n".join(m["content"] for m in prompt.messages(kind, "~the query~", positives, candidates))
     for text in ("~the query~", *(passage.text for passage in (*positives, *candidates))):
         if text not in said:
             raise ConfigError(f"{path}: the prompt does not show the text of {text.strip('~')}")

@@ -99,7 +99,7 @@ class HuggingFaceSink:
             fingerprint=content[:16],
         )
         datasets.disable_progress_bars()
-        dataset.save_to_disk(str(self._path))
+        dataset.save_to_disk(str(self._path), num_shards=None if len(dataset) else 1)  # none could not be loaded
         self._arrow.unlink()
 
 

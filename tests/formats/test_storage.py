@@ -255,6 +255,13 @@ def test_a_whole_number_of_64_bits_without_a_sign_comes_back(tmp_path: Path) -> 
     assert rows(tmp_path / "out")[0]["hash"] == 2**64 - 1
 
 
+@pytest.mark.parametrize("kind", [parquet, hf])
+def test_a_set_of_which_nothing_is_left_can_be_opened(tmp_path: Path, kind: Store) -> None:
+    kind(tmp_path / "set", [record(1)])
+    open_source(str(tmp_path / "set")).sink(tmp_path / "out").close()
+    assert instances(open_source(str(tmp_path / "out"), format="tevatron")) == []
+
+
 def test_what_only_parquet_knows_becomes_text_in_json_lines(tmp_path: Path) -> None:
     parquet(tmp_path / "set", [record(1) | {"when": date(2024, 2, 29), "price": Decimal("1.50")}])
     rewritten(tmp_path / "set", tmp_path / "out.jsonl")
