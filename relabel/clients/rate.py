@@ -5,15 +5,16 @@ show that this is too much, it is cut to a little less than what was taken, and 
 back, slower after every cut, and faster again while none is needed: they settle just below what the server takes, and
 follow it.
 
-A server may refuse requests for reasons of its own, too. So every cut is a trial: where what is taken falls with what
-is sent, twice, it is taken back, and the share that is refused is held to be the server's own until it falls.
+A server may refuse requests for reasons of its own, too. So every cut goes below what was taken before, and what is
+refused even then is held to be the server's own: so much of the cut is taken back, and only more than that share leads
+to another one.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 _FIRST = 16
 """Requests in flight with which slow start begins, after a first one has shown how long a round trip is."""
@@ -30,8 +31,11 @@ _STEPS = (0.0025, 1.0)
 _SPAN, _ENOUGH = 1.0, 20
 """The sample on which all is judged: what was sent in the last second, or the last so many requests."""
 
-_TRIAL = (1.0, 5.0, 60)
+_TRIAL = (1.0, 4.0, 50)
 """A cut is judged after so many seconds at least and at most, and in between once so many requests have been sent."""
+
+_BURST = 0.25
+"""What was taken in less than so many seconds may have been a burst, and is counted as if it had taken as long."""
 
 _MOST = 0.6
 """A greater share of refusals is never held to be the server's own."""
@@ -42,16 +46,13 @@ _KNOCK = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """A cut: what was before, what was sent and taken then in a second, and when the effect can first be seen."""
+    """A cut: what was before, what was taken then in a second, and when its effect can first be seen."""
 
     rate: float
     at_once: float
     step: float | None
-    sent: float
     taken: float
     since: float
-    again: bool
-    """Whether it follows one that did not help."""
 
 
 class Rate:
@@ -140,26 +141,19 @@ class Rate:
             self._back = max(self._back / 2, _BACK[0])
         return math.pow(1 + self._step, seconds)
 
-    def _cut(self, now: float, sent: int, refused: int, before: _Trial | None = None) -> None:
-        """Send less; `before` is the cut before this one, if that did not help."""
+    def _cut(self, now: float, sent: int, refused: int) -> None:
+        """Send less than was taken, to see what is refused then."""
         self._free_at = self._cut_at = now
         if sent - refused <= max(1, 0.05 * sent):
-            self.per_second, self._step, self._closed, self._trial = _KNOCK, _STEPS[1], True, None
+            self.per_second, self._step, self._closed = _KNOCK, _STEPS[1], True
             return
-        since = now + _SPAN
-        seconds = max(now - self._sent[0], _SPAN / 2)
-        taken = (sent - refused) / seconds
-        if before is None:
-            self._trial = _Trial(self.per_second, self.at_once, self._step, sent / seconds, taken, since, again=False)
-        else:
-            self._trial = replace(before, sent=sent / seconds, taken=taken, since=since, again=True)
-        rate, self.per_second = self.per_second, _CUT * taken / (1 - self.own)
+        taken = (sent - refused) / max(now - self._sent[0], _BURST)
+        self._trial = _Trial(self.per_second, self.at_once, self._step, taken, now + _SPAN)
+        self.per_second = min(_CUT * taken, self.per_second)
         self.at_once = max(others for _, others in self._refused) or 1
-        self._step = min(max(math.log(rate / self.per_second) / self._back, _STEPS[0]), _STEPS[1])
-        self._back = min(2 * self._back, _BACK[1])
 
     def _judge(self, now: float) -> None:
-        """Whether the last cut did any good, once that can be seen."""
+        """See what the last cut has led to, once that can be seen."""
         trial = self._trial
         if trial is None:
             return
@@ -171,11 +165,10 @@ class Rate:
         if seconds < _TRIAL[0] or (seconds < _TRIAL[1] and sent < _TRIAL[2]) or not sent:
             return
         self._trial = None
-        seconds, share = max(now - self._sent[0], _SPAN), refused / sent
-        less = sent / seconds / trial.sent
-        if share < 0.3 * (1 - trial.taken / trial.sent) or (sent - refused) / seconds > trial.taken * (1 + less) / 2:
-            return
-        if trial.again and share <= _MOST:
-            self.own, self.per_second, self.at_once, self._step = share, trial.rate, trial.at_once, trial.step
+        self.own = min(refused / sent, _MOST)
+        self.per_second = min(_CUT * trial.taken / (1 - self.own), trial.rate)
+        if self.own and self.per_second > 0.9 * trial.rate:  # there was no need
+            self.per_second, self.at_once, self._step = trial.rate, trial.at_once, trial.step
         else:
-            self._cut(now, sent, refused, before=trial)
+            self._step = min(max(math.log(trial.rate / self.per_second) / self._back, _STEPS[0]), _STEPS[1])
+            self._back = min(2 * self._back, _BACK[1])

@@ -32,7 +32,7 @@ TROUBLE = {
     "502": Answer(status=502, body="<html>Bad Gateway</html>"),
     "503": error(503, headers={"Retry-After": "0"}),
     "529": error(529),
-    "cut": Answer("yes" * 1000, cut=True),
+    "cut": Answer("yes" * 1000, manner="cut"),
     "slow": Answer("yes", latency=0.6),
     "HTML": Answer(body="<html>Welcome</html>"),
     "no choices": Answer(body={"choices": []}),
