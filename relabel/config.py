@@ -51,6 +51,8 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _usable(self) -> Self:
         for key, value in self:
+            if isinstance(value, int) and abs(value) >> 63:
+                raise ValueError(f"{key} is beyond 63 bits; nothing here needs so large a number")
             for text in _texts(value):
                 if _UNUSABLE.search(text):
                     raise ValueError(f"{key} holds a character that no file and no request can hold: {text!a}")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from relabel.config import Config, Settings
+from relabel.config import Config, OutputSettings, Settings
 from relabel.errors import ConfigError
 from relabel.resources import shipped
 
@@ -34,7 +34,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     _locate(given, place.parent)
     config = parse(Config, given, str(path))
     folder = str(home) if home else config.output.dir or str(Path("outputs") / place.stem)
-    return config.model_copy(update={"output": config.output.model_copy(update={"dir": folder})})
+    output = parse(OutputSettings, {**config.output.model_dump(), "dir": folder}, str(path))
+    return config.model_copy(update={"output": output})
 
 
 def _locate(given: dict[str, Any], beside: Path) -> None:

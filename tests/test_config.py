@@ -79,6 +79,7 @@ def test_a_mistake_is_named_with_its_place_and_the_nearest_valid_key(change: dic
         ("cascade.cheap.judge.extra_body={n: 2}", "extra_body may not set n"),
         ("cascade.cheap.judge.max_tokens=200000", "leaves no room"),
         ("cascade.cheap.judge.retries=-1", "cascade.0.judge.retries: "),
+        ("input.limit=9223372036854775808", "input: limit is beyond 63 bits"),
         ("cascade." + "9" * 5000 + ".name=x", "expected one of cheap, strong"),
         ("input.limit=!!timestamp x", "input.limit: input should be a valid integer"),
     ],
@@ -128,6 +129,12 @@ def test_anchors_and_merge_keys_are_understood() -> None:
     text = "a: &a {model: small, seed: 1}\nb: &b {<<: *a, seed: 2}\nc: {model: large, <<: *b}"
     assert yaml_mapping(text, "c")["b"] == {"model": "small", "seed": 2}
     assert yaml_mapping(text, "c")["c"] == {"model": "large", "seed": 2}
+
+
+def test_a_run_folder_that_would_bear_no_name_is_refused(written: Path) -> None:
+    odd = written.rename(written.with_name("\udcff.yaml"))
+    with pytest.raises(ConfigError, match="dir holds a character that no file and no request can hold"):
+        load_config(odd)
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 5000 + ".yaml", "a\0b", "\ud800"])

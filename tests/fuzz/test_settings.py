@@ -97,7 +97,8 @@ VALUES = ODD | st.sampled_from(
     [datetime.date(2024, 2, 29), datetime.datetime(2024, 2, 29, 1, 2, 3, 4), {1, "a"}, b"\xff", {1: 2, None: {3.5: []}}]  # noqa: DTZ001
 )
 PRESETS = [*(yaml.safe_load(path.read_text("utf-8")) for path in sorted(shipped("configs").glob("*.yaml")))]
-SOUND = [*PRESETS, {**settings("train.jsonl"), "run": {"versions": {}}, "output": {"dir": "out"}, "prices": {}}]
+WHOLE = Config.model_validate(settings("train.jsonl")).model_dump(mode="json")
+SOUND = [*PRESETS, WHOLE, {**WHOLE, "run": {"versions": {}}, "output": {"dir": "out"}}]
 PLACES = [".".join(map(str, path)) for given in SOUND for path in places(given)]
 
 
