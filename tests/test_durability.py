@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
+from textwrap import dedent
 from typing import IO
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from relabel.errors import LedgerError
+from relabel.errors import LedgerError, RunStopped
 from relabel.ledger import Ledger, segments
-from tests.test_ledger import FILE, FULL, entry, files
+from relabel.salvage import salvage
+from relabel.text import printable
+from tests.test_ledger import FILE, FULL, entry, files, key, texts, write
 
 WRITER = """
 import asyncio, sys
@@ -59,3 +73,179 @@ class TestKill:
             ledger.store([entry(-1)])
         assert segments(tmp_path) == [tmp_path / FILE]
         assert files(tmp_path) == [FILE]
+
+
+class TestPowerCut:
+    @staticmethod
+    def live(folder: Path) -> tuple[Path, list[int]]:
+        """A copy of a ledger whose writer is at work, and how many replies it held after each commit."""
+        sizes = [3, 1, 10, 2, 40, 1, 7]
+        with Ledger(folder, write=True) as ledger:
+            for start, size in zip(accumulate(sizes, initial=0), sizes, strict=False):
+                ledger.store(texts(range(start, start + size)))
+            shutil.copytree(folder, copy := folder / "copy", ignore=lambda *_: ["copy", f"{FILE}-shm"])
+        return copy, list(accumulate(sizes, initial=0))
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.data())
+    def test_leaves_a_prefix_of_the_commits_wherever_it_tears_the_log(self, data: st.DataObject) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            copy, commits = self.live(Path(folder))
+            log = copy / f"{FILE}-wal"
+            content = log.read_bytes()
+            at = data.draw(st.integers(0, len(content)))
+            tail = data.draw(st.sampled_from([b"", bytes(len(content) - at), random.Random(at).randbytes(3000)]))
+            log.write_bytes(content[:at] + tail)
+            for for_writing in (False, True):
+                with Ledger(copy, write=for_writing) as ledger:
+                    assert list(ledger.damaged()) == []
+                    found = [ledger.get(key(number)) for number in range(commits[-1])]
+                    there = commits[max(i for i, n in enumerate(commits) if ledger.head().startswith(f"{n}:"))]
+                    assert found == [one.reply for one in texts(range(there))] + [None] * (commits[-1] - there)
+                    assert there == commits[-1] or at < len(content)
+
+    def test_loses_nothing_that_the_log_held_whole(self, tmp_path: Path) -> None:
+        copy, commits = self.live(tmp_path)
+        with Ledger(copy) as ledger:
+            assert ledger.head().startswith(f"{commits[-1]}:")
+
+
+class TestLock:
+    @pytest.mark.parametrize(
+        "content", [b"\xff\xfe\0\0", b"\x1b[2Jprocess 1 \n\n" * 99, "ü".encode()[:1], b"", b"\0" * 9]
+    )
+    def test_with_garbage_in_it_is_held_all_the_same(self, content: bytes, tmp_path: Path) -> None:
+        (tmp_path / "ledger.lock").write_bytes(content)
+        with Ledger(tmp_path, write=True):
+            (tmp_path / "ledger.lock").write_bytes(content)
+            with pytest.raises(LedgerError, match="is writing this run") as raised:
+                Ledger(tmp_path, write=True)
+            assert printable(said := str(raised.value)) == said
+            assert len(said) < 1000 + len(str(tmp_path))
+        Ledger(tmp_path, write=True).close()
+
+    def test_that_is_missing_is_made_again(self, tmp_path: Path) -> None:
+        write(tmp_path, [entry(1)])
+        (tmp_path / "ledger.lock").unlink()
+        write(tmp_path, [entry(2)])
+        assert (tmp_path / "ledger.lock").exists()
+
+
+def limited(code: str, folder: Path) -> str:
+    """What a process says that runs so with limits of its own."""
+    head = (
+        "import os, resource, signal, sys; from pathlib import Path\n"
+        "from relabel.errors import Damaged, LedgerError; from relabel.ledger import Ledger\n"
+        "from relabel.records import Reply; from tests.test_ledger import entry, key\n"
+        "folder = Path(sys.argv[1])\n"
+    )
+    command = [sys.executable, "-c", head + dedent(code), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+FILL = """
+ledger = Ledger(folder, write=True)
+ledger.store([entry(1)])
+try:
+    with ledger:
+        for number in range(2, 400):
+            ledger.store([entry(number, Reply("ok", os.urandom(40_000).hex()))])
+except LedgerError as fault:
+    print(number, type(fault).__name__, fault)
+"""
+
+
+class TestLimits:
+    @staticmethod
+    def check(folder: Path, said: str) -> None:
+        number, kind, message = said.split(" ", 2)
+        assert (kind, "is safe" in message) == ("LedgerError", True)
+        with Ledger(folder) as ledger:
+            assert list(ledger.damaged()) == []
+            assert ledger.head().startswith(f"{int(number) - 1}:")
+
+    def test_of_a_file_s_size_are_said(self, tmp_path: Path) -> None:
+        limit = (
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (2**20,) * 2)\n"
+        )
+        self.check(tmp_path, limited(limit + FILL, tmp_path))
+        write(tmp_path, [entry(-1)])
+
+    @pytest.fixture
+    def disk(self, tmp_path: Path) -> Iterator[Path]:
+        """A file system of one MB, and its own."""
+        place = tmp_path / "disk"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("only root may mount a file system")
+        yield place
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+    def test_of_a_disk_are_said(self, disk: Path) -> None:
+        self.check(disk, limited(FILL, disk))
+        (disk / "filler").write_bytes(b"")
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        with pytest.raises(LedgerError), Ledger(disk, write=True) as ledger:
+            ledger.store([entry(-1, replace(FULL, text=os.urandom(40_000).hex()))])
+        (disk / "filler").unlink()
+        write(disk, [entry(-1)])
+
+    def test_of_a_disk_that_may_only_be_read(self, disk: Path) -> None:
+        write(disk, texts(range(9)))
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with Ledger(disk) as ledger:
+            assert ledger.get(key(1)) == texts([1])[0].reply
+            assert list(ledger.damaged()) == []
+        for refused in (lambda: Ledger(disk, write=True), lambda: salvage(disk)):
+            with pytest.raises(LedgerError, match="Check that the run folder can be written"):
+                refused()
+
+    def test_of_open_files_are_said(self, tmp_path: Path) -> None:
+        write(tmp_path, texts(range(9)))
+        said = limited(
+            """
+            for limit in range(3, 40):
+                for write in (False, True):
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, 4096))
+                    try:
+                        with Ledger(folder, write=write) as ledger:
+                            ledger.get(key(1))
+                            if write:
+                                ledger.store([entry(limit)])
+                        found = "ok"
+                    except LedgerError as fault:
+                        found = type(fault).__name__
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+                    print(found)
+            """,
+            tmp_path,
+        ).split()
+        assert set(said) == {"LedgerError", "ok"}
+        with Ledger(tmp_path, write=True) as ledger:
+            assert list(ledger.damaged()) == []
+
+
+class TestClose:
+    def test_after_a_failed_write_gives_the_lock_back_and_says_the_first_error(self, tmp_path: Path) -> None:
+        def fail(first: str) -> None:
+            with Ledger(tmp_path, write=True) as ledger:
+                assert ledger._writer is not None
+                ledger._writer._db.execute("PRAGMA max_page_count = 1")
+                asyncio.run(begin(ledger))
+                if first:
+                    raise RunStopped(first)
+
+        async def begin(ledger: Ledger) -> None:
+            asyncio.create_task(ledger.append(entry(1, replace(FULL, text=os.urandom(40_000).hex()))))  # noqa: RUF006
+            await asyncio.sleep(0)
+
+        with pytest.raises(RunStopped, match="the server is gone"):
+            fail("the server is gone")
+        with pytest.raises(LedgerError, match=r"cannot be written.*full"):
+            fail("")
+        write(tmp_path, [entry(2)])
