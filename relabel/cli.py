@@ -60,6 +60,9 @@ def main() -> None:
     except RelabelError as fault:
         print(f"relabel: {printable(str(fault))}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("relabel: interrupted. What was stored before is safe; running again goes on.", file=sys.stderr)
+        sys.exit(1)
     except OSError as fault:
         if isinstance(fault, BrokenPipeError):
             sys.stderr.close()
@@ -88,26 +91,31 @@ def run(
     ] = None,
 ) -> None:
     """Clean a training set. Running again goes on where it stopped and sends nothing twice."""
+    from relabel.errors import RunStopped
     from relabel.loading import load_config
     from relabel.progress import Screen
     from relabel.runs import run as start
 
     console = _stderr()
     loaded = load_config(config, set_ or [])
-    with Screen(console, bool(loaded.prices)) as screen:
-        summary = start(
-            loaded,
-            limit=limit,
-            output=output,
-            retry=_retry(retry),
-            watch=screen,
-            say=lambda message: _tell(console, message),
-        )
+    try:
+        with Screen(console, bool(loaded.prices)) as screen:
+            summary = start(
+                loaded,
+                limit=limit,
+                output=output,
+                retry=_retry(retry),
+                watch=screen,
+                say=lambda message: _tell(console, message),
+            )
+    except RunStopped as fault:
+        _tell(console, f"Stopped: {str(fault).removesuffix('.')}: {_command()}")
+        raise typer.Exit(1) from None
     _print_summary(summary)
     if summary.report is not None:
         _warn(console, summary.report)
     if summary.stopped:
-        _print_stopped(console, summary, config)
+        _tell(console, f"Stopped: {_why(summary)}; running again goes on: {_command()}")
         raise typer.Exit(1)
 
 
@@ -308,18 +316,30 @@ def _print_counts(report: dict[str, Any]) -> None:
             print(f"mixed       {tier}: replies with {len(values)} different values of {name}: {shown}")
 
 
-def _print_stopped(console: Console, summary: Summary, config: str) -> None:
-    progress = summary.progress
-    kept = sum(tier.replied for tier in progress.tiers.values())
-    lines = [f"Stopped: {summary.stopped}. {kept:,} new replies are safe in {summary.folder}."]
+def _why(summary: Summary) -> str:
+    """Why a run has ended before its time, what can be done, and what is safe."""
+    progress, words = summary.progress, [f"{summary.stopped}."]
     reasons = sorted(progress.unanswered.items(), key=lambda item: -item[1])
-    lines += [f"{count:,} requests without a reply: {reason}" for reason, count in reasons[:3]]
+    words += [f"{count:,} requests got no reply: {reason}." for reason, count in reasons[:3]]
     if summary.stopped.startswith("budget"):
-        lines.append(f"To go on, raise the budget and run again: relabel run {config} … --set budget.…=…")
-    else:
-        lines.append(f"To go on, run again with the same options: relabel run {config} …")
-    for line in lines:
-        _tell(console, line)
+        words.append("Raise it with --set to send more.")
+    elif "abstentions" in summary.stopped:
+        words.append(
+            f"`relabel export {summary.folder} --partial` shows what came back, in the column `found` of "
+            "decisions.parquet; --set budget.abstained=null goes on all the same."
+        )
+    kept = sum(tier.replied for tier in progress.tiers.values())
+    words.append(f"{kept:,} new replies are safe in {summary.folder}, with all that was there before")
+    return " ".join(words)
+
+
+def _command() -> str:
+    """The command that was given, without credentials."""
+    import shlex
+
+    from relabel.text import without_credentials
+
+    return shlex.join(["relabel", *map(without_credentials, sys.argv[1:])])
 
 
 def _print_estimate(tiers: list[TierEstimate]) -> None:

@@ -235,10 +235,15 @@ class Price(Settings):
 
 
 class BudgetSettings(Settings):
-    """What this run's ledger may cost in all, over every restart."""
+    """What this run's ledger may cost in all, over every restart.
+
+    A run stops, too, when more than this share of the replies to a tier, and 100 of them at least, led to nothing but
+    abstentions (`abstained`; null: never).
+    """
 
     usd: float | None = Field(None, gt=0)
     requests: int | None = Field(None, ge=0)
+    abstained: float | None = Field(0.95, ge=0, lt=1)
 
 
 class LedgerSettings(Settings):

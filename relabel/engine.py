@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,13 +22,14 @@ from relabel.config import BudgetSettings
 from relabel.costs import Prices
 from relabel.errors import InputError, LedgerError, RelabelError, RunStopped, Unanswered
 from relabel.formats import Source
-from relabel.ledger import Entry, Ledger, Spent
+from relabel.ledger import Entry, Ledger
+from relabel.limits import Budget, Fuse, Stop
 from relabel.records import UNANSWERED, Call, Instance, Quarantined, Reply, Usage
 
 _READ_AHEAD = 32
 
 _IN_VAIN = 100
-"""So many requests (and twice as many as a client has in flight) without one reply end a run."""
+"""So many requests in a row without one reply, each after all its attempts, end a run."""
 
 
 @dataclass(slots=True)
@@ -74,90 +74,6 @@ class Progress:
         return self.fraction_read * self.instances / self.read if self.fraction_read and self.read else None
 
 
-class Stop:
-    """Asks a run to end well: nothing new is sent, what is in flight is awaited and kept."""
-
-    def __init__(self) -> None:
-        self.reason = ""
-        self.error: RelabelError | None = None
-        self.on_request: list[Callable[[], None]] = []
-        """What else to do when somebody will not wait for calls that wait themselves."""
-
-    def __bool__(self) -> bool:
-        return bool(self.reason)
-
-    def request(self, reason: str, error: RelabelError | None = None) -> None:
-        """Stop for this reason; the first one given stands. Calls that wait to be sent are given up."""
-        self.admit_no_more(reason, error)
-        for act in self.on_request:
-            act()
-
-    def admit_no_more(self, reason: str, error: RelabelError | None = None) -> None:
-        """Stop for this reason, once the calls that are on their way have their replies."""
-        if not self.reason:
-            self.reason, self.error = reason, error
-
-
-class Budget:
-    """What may still be sent. Near its end that is known only when the calls in flight have landed."""
-
-    def __init__(self, limits: BudgetSettings, prices: Prices, spent: Sequence[Spent]) -> None:
-        self._limits = limits
-        self._prices = prices
-        self._replies: Counter[str] = Counter()
-        self._usd: defaultdict[str, float] = defaultdict(float)
-        for one in spent:
-            self._replies[one.model] += one.replies
-            self._usd[one.model] += prices.cost(one.model, one.usage) or 0.0
-        self._in_flight: Counter[str] = Counter()
-        self._landed = asyncio.Event()
-
-    def reached(self) -> str:
-        """Which limit is reached, in words; nothing as long as none is."""
-        requests, usd = self._replies.total() + self._in_flight.total(), sum(self._usd.values())
-        if self._limits.requests is not None and requests >= self._limits.requests:
-            return f"budget.requests is reached: {requests} sent"
-        if self._limits.usd is not None and usd >= self._limits.usd:
-            return f"budget.usd is reached: {usd:.4f} spent"
-        return ""
-
-    async def admit(self, model: str, stop: Stop) -> bool:
-        """Whether another call of this model may be sent; waits while calls in flight may use up what is left."""
-        while not stop:
-            if reached := self.reached():
-                stop.admit_no_more(reached)
-            elif self._affordable():
-                self._in_flight[model] += 1
-                return True
-            else:
-                await self._landed.wait()
-        return False
-
-    def _affordable(self) -> bool:
-        if self._limits.usd is None or not self._in_flight.total():
-            return True
-        expected = sum(calls * self._price(model) for model, calls in self._in_flight.items())
-        return sum(self._usd.values()) + expected < self._limits.usd
-
-    def _price(self, model: str) -> float:
-        """What a call of this model is likely to cost, in US dollars: all there is, until the first has landed."""
-        if self._replies[model]:
-            return self._usd[model] / self._replies[model]
-        return self._limits.usd or 0.0 if self._prices.cost(model, Usage()) is not None else 0.0
-
-    def land(self, model: str, reply: Reply | None) -> float:
-        """A call of this model has got this reply, or none; returns its cost in US dollars."""
-        self._in_flight[model] -= 1
-        cost = 0.0
-        if reply is not None:
-            cost = self._prices.cost(model, reply.usage) or 0.0
-            self._replies[model] += 1
-            self._usd[model] += cost
-        self._landed.set()
-        self._landed = asyncio.Event()
-        return cost
-
-
 class Asker:
     """Where replies come from: the ledger, a request that is in flight already, or a client."""
 
@@ -169,12 +85,16 @@ class Asker:
         prices: Prices,
         progress: Progress,
         stop: Stop,
+        note: Callable[..., None],
     ) -> None:
+        """`note` is told of requests that end without a reply or are refused: an event, and its fields by name."""
+        self.fuse = Fuse(budget.abstained)
         self._ledger = ledger
         self._clients = clients
         self._budget = Budget(budget, prices, ledger.spent())
         self._progress = progress
         self._stop = stop
+        self._note = note
         self._in_flight: dict[str, asyncio.Future[Reply | None]] = {}
         self._in_vain = 0
         stop.on_request += [client.halt for client in clients.values()]
@@ -191,6 +111,9 @@ class Asker:
             tier.from_ledger += 1
             return known
         if call.optional or self._stop:
+            return None
+        if blown := self.fuse.blown(call.tier):
+            self._stop.admit_no_more(blown)
             return None
         future = self._in_flight[key] = asyncio.get_running_loop().create_future()
         reply = None
@@ -212,7 +135,8 @@ class Asker:
             reply = found
         except Unanswered as fault:
             tier.unanswered += 1
-            self._count_unanswered(str(fault), client)
+            self._note("unanswered", tier=call.tier, request=call.request.key, reason=str(fault))
+            self._count_unanswered(str(fault))
         except (RunStopped, LedgerError) as fault:
             self._stop.request(str(fault), fault)
         finally:
@@ -221,6 +145,8 @@ class Asker:
         if reply is not None:
             self._in_vain = 0
             tier.replied += 1
+            if reply.status == "refused":
+                self._note("refused", tier=call.tier, request=call.request.key, reason=reply.error)
             tier.cost += cost
             tier.usage = Usage(
                 tier.usage.prompt + reply.usage.prompt,
@@ -229,12 +155,12 @@ class Asker:
             )
         return reply
 
-    def _count_unanswered(self, reason: str, client: Client) -> None:
+    def _count_unanswered(self, reason: str) -> None:
         """Keep the reason; after very many in a row without one reply between, stop."""
         reasons = self._progress.unanswered
         reasons[reason] = reasons.get(reason, 0) + 1
         self._in_vain += 1
-        if self._in_vain >= max(_IN_VAIN, 2 * client.concurrency):
+        if self._in_vain >= _IN_VAIN:
             self._stop.request(f"the last {self._in_vain} requests got no reply: {reason}")
 
 
@@ -316,6 +242,7 @@ async def _answer_one(cascade: Cascade, asker: Asker, instance: Instance, progre
         case = finished.value
         said = [verdict for verdicts in case.candidates for verdict in verdicts]
         anchors = [verdict for verdicts in case.positives for verdict in verdicts]
+        asker.fuse.add((*said, *anchors))
         progress.instances += all(verdict.abstained != UNANSWERED for verdict in (*said, *anchors))
         for verdict in said:
             tier = progress.tiers[verdict.tier]

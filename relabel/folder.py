@@ -18,7 +18,7 @@ import yaml
 
 from relabel import __version__
 from relabel.cascade import Cascade
-from relabel.config import Config, InputSettings, LLMJudgeSettings, PolicySettings
+from relabel.config import Config, InputSettings, LLMJudgeSettings, OutputSettings, PolicySettings
 from relabel.errors import ConfigError, InputError
 from relabel.export import QUARANTINE, Derived, discard, outcomes, partial_path
 from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
@@ -159,7 +159,7 @@ def with_options(config: Config, limit: int | None, output: str | Path | None) -
             raise ConfigError(f"--limit {limit}: expected 1 or more")
         changes["input"] = config.input.model_copy(update={"limit": limit})
     if output is not None:
-        changes["output"] = config.output.model_copy(update={"dir": str(output)})
+        changes["output"] = parse(OutputSettings, {**config.output.model_dump(), "dir": str(output)}, "--output")
     return config.model_copy(update=changes)
 
 

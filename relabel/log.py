@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ class Log:
         self._run = folder.name
 
     def write(self, event: str, **fields: Any) -> None:
-        """One line: when, which run, what, and whatever else belongs to it."""
+        """One line: when, which run, what, and whatever else belongs to it (of a request: its tier and key).
+
+        A disk that takes no more is for the ledger to complain of: the log does without the line.
+        """
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = {"at": at, "run": self._run, "event": event, **fields}
-        self._file.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
+        with suppress(OSError):
+            self._file.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self) -> None:
         """Close the file."""

@@ -17,8 +17,8 @@ from relabel.cascade import Cascade
 from relabel.clients import Client, make_client
 from relabel.config import Config, LedgerSettings, LLMJudgeSettings
 from relabel.costs import Prices
-from relabel.engine import Asker, Progress, Stop, TierProgress, Watch, answer, interruptible, watched
-from relabel.errors import ConfigError, InputError, RunStopped
+from relabel.engine import Asker, Progress, TierProgress, Watch, answer, interruptible, watched
+from relabel.errors import ConfigError, Damaged, InputError, RunStopped
 from relabel.export import QUARANTINE, discard, partial_path, write_all
 from relabel.folder import (
     Opened,
@@ -41,10 +41,15 @@ from relabel.folder import (
 from relabel.formats import FILES
 from relabel.judges import Retry
 from relabel.ledger import Ledger, segments
+from relabel.limits import Stop
 from relabel.loading import load_config
 from relabel.log import Log
 from relabel.meter import Meter
 from relabel.report import PAGE, REPORT, build_report, read_report, write_report
+from relabel.salvage import salvage
+
+_LOGGED_EVERY = 30.0
+"""Seconds between two lines of the log on how far a run is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,18 @@ def run(
     """
     loaded = load_config(config, overrides) if not isinstance(config, Config) else config
     opened = open_run(with_options(loaded, limit, output))
+    try:
+        return _run(opened, retry, watch, say)
+    except Damaged:
+        salvaged = salvage(opened.folder)
+        if not salvaged:  # it is another run's ledger that cannot be read
+            raise
+    return _run(opened, retry, watch, say, news=salvaged)
+
+
+def _run(
+    opened: Opened, retry: Retry, watch: Watch | None, say: Callable[[str], None], news: Sequence[str] = ()
+) -> Summary:
     known = read_report(opened.folder)
     if known is not None and not retry and up_to_date(opened, known, fingerprint_of(opened)):
         _check_usable(opened, known)
@@ -89,6 +106,8 @@ def run(
             log.write("note", message=message)
             say(message)
 
+        for one in news:
+            tell(one)
         if before := held_before(opened):
             tell(f"{opened.folder} held a run {before}: what was derived from that is replaced, its replies stay.")
         write_config(opened)
@@ -104,19 +123,29 @@ def _answer_and_derive(
     stop = Stop()
     if clients:
         insisting = replace(opened, cascade=Cascade(opened.config, retry))
-        _blocking(lambda: _answer(insisting, ledger, clients, progress, stop, watch), stop)
+        _blocking(lambda: _answer(insisting, ledger, clients, progress, stop, watch, log), stop)
     log.write("answered", **_sent(progress), stopped=stop.reason)
+    if isinstance(stop.error, Damaged):
+        raise stop.error
     if stop.error is not None:
-        if isinstance(stop.error, InputError):
-            raise stop.error
-        kept = sum(tier.replied for tier in progress.tiers.values())
-        raise RunStopped(f"{stop.error}\n{kept:,} new replies are safe in {opened.folder}; running again goes on.")
+        kind = InputError if isinstance(stop.error, InputError) else RunStopped
+        raise kind(f"{stop.error} {_safe(opened.folder, progress)}")
     if stop or progress.unanswered:
         return Summary(opened.folder, None, progress, stop.reason or "some requests got no reply")
-    report = derive(opened, ledger)
+    try:
+        report = derive(opened, ledger)
+    except OSError as fault:
+        what = f"{fault.filename or opened.folder}: cannot be written: {fault.strerror or fault}."
+        raise RunStopped(f"{what} Every request has its reply. {_safe(opened.folder, progress)}") from None
     log.write("derived", instances=report["instances"], candidates=report["candidates"])
     _check_usable(opened, report)
     return Summary(opened.folder, report, progress)
+
+
+def _safe(folder: Path, progress: Progress) -> str:
+    """What a run that ended before its time has not lost."""
+    kept = sum(tier.replied for tier in progress.tiers.values())
+    return f"{kept:,} new replies are safe in {folder}, with all that was there before; running again goes on."
 
 
 def _clients(config: Config, say: Callable[[str], None]) -> dict[str, Client]:
@@ -231,11 +260,15 @@ async def _answer(
     progress: Progress,
     stop: Stop,
     watch: Watch | None,
+    log: Log,
 ) -> None:
     config = opened.config
-    asker = Asker(ledger, clients, config.budget, Prices(config.prices), progress, stop)
-    workers = 16 + sum(client.concurrency for client in clients.values()) * 5 // 4
-    watcher = asyncio.create_task(watched(progress, stop, watch, every=0.5)) if watch else None
+    asker = Asker(ledger, clients, config.budget, Prices(config.prices), progress, stop, log.write)
+    workers = 16 + 2 * sum(client.concurrency for client in clients.values())
+    watchers = [watched(progress, stop, lambda seen: log.write("progress", **_sent(seen)), every=_LOGGED_EVERY)]
+    if watch is not None:
+        watchers.append(watched(progress, stop, watch, every=0.5))
+    watching = [asyncio.create_task(watcher) for watcher in watchers]
     async with AsyncExitStack() as opening:
         for client in clients.values():
             await client.open()
@@ -244,8 +277,8 @@ async def _answer(
             await answer(
                 opened.source, opened.cascade, asker, progress, stop, workers=workers, limit=config.input.limit
             )
-    if watcher is not None:
-        watcher.cancel()
+    for task in watching:
+        task.cancel()
 
 
 def _blocking(main: Callable[[], Coroutine[Any, Any, None]], stop: Stop) -> None:
@@ -296,6 +329,7 @@ def _on_interrupt(act: Callable[..., None]) -> Iterator[None]:
 
 def _sent(progress: Progress) -> dict[str, Any]:
     return {
+        "instances": progress.instances,
         "sent": sum(tier.sent for tier in progress.tiers.values()),
         "from_ledger": sum(tier.from_ledger for tier in progress.tiers.values()),
         "unanswered": sum(tier.unanswered for tier in progress.tiers.values()),

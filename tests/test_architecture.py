@@ -18,7 +18,7 @@ LAYERS = [
     {"formats", "prompts", "grounding", "parsing", "costs", "log", "tables"},
     {"judges", "policy", "schema", "segment", "ledger", "salvage"},
     {"screens", "clients"},
-    {"cascade"},
+    {"cascade", "limits"},
     {"engine", "export", "report"},
     {"folder"},
     {"runs"},

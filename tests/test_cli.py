@@ -103,7 +103,10 @@ def test_a_run_that_must_stop_exits_with_1_and_says_how_to_go_on(written: Callab
         done = relabel("run", str(written(server.url, budget={"requests": 5})), cwd=tmp_path)
     assert done.returncode == 1
     assert "Stopped: budget.requests is reached: 5 sent." in done.stderr
-    assert "5 new replies are safe in outputs/my" in done.stderr
+    assert (
+        "5 new replies are safe in outputs/my, with all that was there before; running again goes on: relabel run "
+        in done.stderr
+    )
     assert "relabel run" in done.stderr
     assert relabel("export", "outputs/my", cwd=tmp_path).returncode == 1
     assert relabel("status", "outputs/my", cwd=tmp_path).returncode == 1
@@ -115,7 +118,10 @@ def test_a_server_that_is_not_there_stops_the_run_with_its_address(
     done = relabel("run", str(written()), cwd=tmp_path)
     assert done.returncode == 1
     assert "http://127.0.0.1:9/v1/chat/completions: no server there" in done.stderr
-    assert "0 new replies are safe in outputs/my; running again goes on." in done.stderr
+    assert (
+        "0 new replies are safe in outputs/my, with all that was there before; running again goes on: relabel run "
+        in done.stderr
+    )
 
 
 def test_the_key_stands_nowhere(written: Callable[..., Path], tmp_path: Path) -> None:

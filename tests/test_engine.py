@@ -23,11 +23,12 @@ from relabel.clients import flow
 from relabel.clients import openai as http
 from relabel.config import BudgetSettings
 from relabel.costs import Prices
-from relabel.engine import Asker, Progress, Stop, TierProgress, answer
+from relabel.engine import Asker, Progress, TierProgress, answer
 from relabel.errors import InputError, LedgerError, RunStopped, Unanswered
 from relabel.formats import Source
 from relabel.judges import Retry
 from relabel.ledger import Ledger
+from relabel.limits import Stop
 from relabel.records import Call, Instance, Quarantined, Reply, Request, Usage
 from relabel.runs import Summary, run
 from relabel.testing import Answer, Handler, ReplyServer, ScriptedClient, rlhn_reply
@@ -227,7 +228,7 @@ class TestStop:
             return NOTHING if next(number) <= alive_for else Answer(status=500)
 
         with ReplyServer(handler) as server:
-            with pytest.raises(RunStopped, match="status 500, and so it has been for .* minutes"):
+            with pytest.raises(RunStopped, match=r"status 500, and so it has been for .* minutes"):
                 start(path, server.url, local={"concurrency": 4})
             assert server.asked.total() < 50
         assert stored(path) == alive_for
@@ -263,10 +264,18 @@ class Direct:
         self.cascade = Cascade(config("unused"))
         self.progress = Progress({tier.name: TierProgress() for tier in self.cascade.tiers})
         self.ledger = Ledger(folder, write=True)
+        self.noted: list[dict[str, Any]] = []
+
+    def asker(self) -> Asker:
+        def note(event: str, **fields: Any) -> None:
+            self.noted.append({"event": event, **fields})
+
+        clients = {"local": self.client}
+        return Asker(self.ledger, clients, BudgetSettings(), Prices({}), self.progress, self.stop, note)
 
     def answer(self, source: ListSource, workers: int = 8) -> Progress:
         async def scenario() -> None:
-            asker = Asker(self.ledger, {"local": self.client}, BudgetSettings(), Prices({}), self.progress, self.stop)
+            asker = self.asker()
             given = cast(Source, source)
             await answer(given, self.cascade, asker, self.progress, self.stop, workers=workers)
 
@@ -331,6 +340,47 @@ class TestDirect:
         assert progress.unanswered == {"status 500": 20}
         assert not direct.stop
 
+    def test_requests_that_end_badly_are_noted_with_tier_and_key(self, tmp_path: Path) -> None:
+        def script(asked: Request) -> str | Reply:
+            if asked.model == "small":
+                return Reply("refused", error="too long")
+            raise Unanswered("status 500")
+
+        direct = Direct(tmp_path, script)
+        direct.answer(ListSource(many(1)))
+        assert [(one["event"], one["tier"], one["reason"]) for one in direct.noted] == [
+            ("refused", "cheap", "too long"),
+            ("unanswered", "strong", "status 500"),
+        ]
+        assert {one["request"] for one in direct.noted} == {one.key for one in direct.client.requests}
+
+
+class TestFuse:
+    """Replies of no use stop a run before they cost it the whole budget."""
+
+    @pytest.mark.parametrize("useless", [0.9, 1.0])
+    def test_blows_when_nearly_all_replies_lead_to_abstentions(self, useless: float, tmp_path: Path) -> None:
+        direct = Direct(tmp_path, lambda asked: "gibberish" if int(asked.key, 16) % 10 < 10 * useless else NOTHING)
+        direct.answer(ListSource(many(600)))
+        blown = useless > 0.95
+        assert (len(direct.client.requests) < 600) == blown
+        assert ("replies to tier 'cheap' led to nothing but abstentions, mostly: " in direct.stop.reason) == blown
+
+    def test_does_not_keep_a_run_from_its_end_when_all_is_answered(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n) for n in range(130)])
+        with ReplyServer(lambda _: "gibberish") as server:
+            local = {"concurrency": 1}
+            stopped = start(path, server.url, local=local, judge={"retries": 0})
+            assert "abstentions" in stopped.stopped
+            asked = server.asked.total()
+            assert asked < 130
+            assert "abstentions" in start(path, server.url, local=local, judge={"retries": 0}).stopped
+            assert server.asked.total() == asked
+            going_on = start(path, server.url, local=local, judge={"retries": 0}, budget={"abstained": None})
+            assert going_on.report is not None
+            assert server.asked.total() == 130
+            assert start(path, server.url, local=local, judge={"retries": 0}).report is not None
+
 
 def optional_call() -> Call:
     return Call(Request("small", (), {}), "cheap", "local", "p", optional=True)
@@ -340,10 +390,7 @@ def test_an_optional_call_is_never_sent(tmp_path: Path) -> None:
     direct = Direct(tmp_path, lambda _: NOTHING)
 
     async def scenario() -> Reply | None:
-        asker = Asker(
-            direct.ledger, {"local": direct.client}, BudgetSettings(), Prices({}), direct.progress, direct.stop
-        )
-        return await asker.ask(optional_call())
+        return await direct.asker().ask(optional_call())
 
     with direct.ledger:
         assert asyncio.run(scenario()) is None

@@ -2,7 +2,7 @@
 
 ScriptedClient     answers in process, through a function of the request
 ReplyServer        an OpenAI-compatible server on loopback that answers through a function of the request's body
-MisbehavingServer  one that fails, refuses and dawdles as it is told; `python -m relabel.testing` is the same as a command
+MisbehavingServer  one that fails, refuses and dawdles as it is told; `python -m relabel.testing` runs one
 LabelledJudge      such a function: answers every kind of prompt from human labels, as well or as badly as you want
 rlhn_reply         the text of a reply to the rlhn prompt
 """

@@ -74,9 +74,9 @@ def _text(answer: Answer, body: Mapping[str, Any]) -> str:
 class MisbehavingServer(ReplyServer):
     """`with MisbehavingServer(handler, faults={"429": 0.2, "reset": 0.02}) as server:` is a ReplyServer in bad health.
 
-    `faults` are shares of requests by their names (FAULTS); what befalls an attempt depends on its body, on how often
-    that was asked before and on `seed`, never on the order of requests. `latency` is the median in seconds, `spread` the
-    standard deviation of its logarithm; with `slows` requests in flight it is twice as long, and so on. More than
+    `faults` are shares of requests by their names (FAULTS). What befalls an attempt depends on its body, on how often
+    that was asked before and on `seed`, never on the order of requests. `latency` is the median in seconds, `spread`
+    the standard deviation of its logarithm; with `slows` requests in flight it is twice as long, and so on. More than
     `per_second` requests (`burst` at once), `tokens_per_minute` or `at_once` in flight are refused with 429 and a
     Retry-After in the form of `retry_after`. After `dies_after` requests it is dead for `dead_for` seconds.
 

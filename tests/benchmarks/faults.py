@@ -165,8 +165,8 @@ def storm(requests: int, per_second: float, latency: float) -> None:
             f"{allowed:.0f}/s that the server allowed; {found['requests']:,} attempts, {gave}"
         )
         print(
-            f"{'':10} candidates {decided['in']:,} = {decided['relabel'] + decided['drop'] + decided['keep']:,} decided, "
-            f"{decided['undecided']:,} of them abstained, {decided['unanswered']} unanswered"
+            f"{'':10} candidates {decided['in']:,} = {sum(decided[one] for one in ('relabel', 'drop', 'keep')):,} "
+            f"decided, {decided['undecided']:,} of them abstained, {decided['unanswered']} unanswered"
         )
     print(f"ratio      {rates[0] / rates[1]:.2f} of the throughput without faults")
 
@@ -194,10 +194,10 @@ def capped(per_second: float, burst: float, latency: float, seconds: float) -> N
             share = (refused - then[2]) / max(taken - then[1] + refused - then[2], 1)
             print(f"{at:7.1f}    {rate:7.0f}   {share:7.1%}")
     settled = [one for one in seen if one[0] >= 10]
-    taken, refused = (settled[-1][place] - settled[0][place] for place in (1, 2))
-    rate = taken / (settled[-1][0] - settled[0][0])
+    first, last = settled[0], settled[-1]
+    rate, share = (last[1] - first[1]) / (last[0] - first[0]), (last[2] - first[2]) / (sum(last[1:]) - sum(first[1:]))
     print(f"90 % of the cap reached after {reached:.1f} s")
-    print(f"after 10 s: {rate:.0f}/s, {rate / per_second:.0%} of the cap, {refused / (taken + refused):.2%} refused")
+    print(f"after 10 s: {rate:.0f}/s, {rate / per_second:.0%} of the cap, {share:.2%} refused")
 
 
 if __name__ == "__main__":
