@@ -214,5 +214,7 @@ def _faults(fault: ValidationError, where: str) -> str:
     for error in fault.errors(include_url=False, include_context=False, include_input=False):
         place = ".".join(str(part) for part in _without_tag(error["loc"]))
         message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "union_tag_not_found":
+            message = "has no 'kind'; expected one of openai, replay"
         lines.append(f"{where}: {place + ': ' if place else ''}{message[:1].lower()}{message[1:]}")
     return "\n".join(lines)

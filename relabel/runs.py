@@ -38,7 +38,7 @@ from relabel.folder import (
     with_options,
     write_config,
 )
-from relabel.formats import FILES
+from relabel.formats import FILES, needs_negatives
 from relabel.judges import Retry
 from relabel.ledger import Ledger, segments
 from relabel.limits import Stop
@@ -204,6 +204,8 @@ def export_run(
     if format is not None:
         output = opened.config.output.model_copy(update={"format": format})
         opened = replace(opened, config=opened.config.model_copy(update={"output": output}))
+        if opened.converted:
+            needs_negatives(opened.converted)
     if to is None:
         with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger, Log(opened.folder) as log:
             report = derive(opened, ledger, partial=partial)

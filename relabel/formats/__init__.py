@@ -15,7 +15,7 @@ from relabel.formats.base import Format, Row
 from relabel.formats.beir import Beir, is_beir
 from relabel.formats.flagembedding import FlagEmbedding
 from relabel.formats.sentence_transformers import LAYOUTS, SentenceTransformers
-from relabel.formats.storage import FILES, RowSink, Store, new_file, open_store
+from relabel.formats.storage import FILES, RowSink, Store, new_file, open_store, refuse
 from relabel.formats.tevatron import Tevatron
 from relabel.records import Instance, Outcome, Quarantined
 
@@ -142,7 +142,9 @@ def open_source(
     if format == "beir" or (format == "auto" and is_beir(Path(path))):
         if not is_beir(Path(path)):
             raise InputError(f"{path}: not a BEIR folder; expected corpus.jsonl, queries.jsonl and qrels/")
+        refuse(path, "a BEIR folder", name=name, revision=revision)
         return Beir(Path(path), split, run, subset)
+    refuse(path, "what is no BEIR folder", run=run)
     store = open_store(path, name=name, split=split, revision=revision)
     return RowSource(store, _recognise(store, path, format), subset)
 

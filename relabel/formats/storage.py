@@ -63,6 +63,7 @@ def open_store(path: str, *, name: str | None, split: str | None, revision: str 
             return HuggingFaceHub(path.removeprefix("hf://"), name, split, revision)
         if place.is_dir():
             if (place / "dataset_info.json").exists() or (place / "dataset_dict.json").exists():
+                refuse(path, "a saved dataset", name=name, revision=revision)
                 return HuggingFaceDisk(place, split)
             raise InputError(
                 f"{path}: a folder that is neither a dataset saved by Hugging Face nor a BEIR set (corpus.jsonl, "
@@ -72,7 +73,15 @@ def open_store(path: str, *, name: str | None, split: str | None, revision: str 
             head = file.read(_HEAD)
     except (OSError, ValueError) as fault:  # a name that no file can have is a ValueError
         raise InputError(f"{path}: {getattr(fault, 'strerror', None) or fault}. Check input.path.") from None
+    refuse(path, "a file", name=name, split=split, revision=revision)
     return _store_of_file(place, head)
+
+
+def refuse(path: str, what: str, **given: str | None) -> None:
+    """Refuse what is said of a source that it cannot have: nobody would notice that it is ignored."""
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{path}: {what} has no {name} (found {value!r}); leave out input.{name}")
 
 
 FILES = (".jsonl", ".json", ".ndjson", ".gz", ".zst", ".parquet")
