@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -92,8 +93,9 @@ class Derived:
             partial_path(path).replace(path)
 
     def abandon(self) -> None:
-        """Close all files and leave nothing of them."""
-        self._close()
+        """Close all files and leave nothing of them, also where a full disk does not even let them be closed."""
+        with suppress(Exception):
+            self._close()
         for path in self._paths:
             discard(partial_path(path))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -54,48 +53,6 @@ def test_a_run_prints_its_counts_to_stdout_and_nothing_else(written: Callable[..
     for command in ("verify", "status", "report", "export"):
         again = relabel(command, "outputs/my", cwd=tmp_path)
         assert again.returncode == 0, again.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["run", "nowhere.yaml"], "no such config"),
-        (["run", "rlhn", "--set", "input.path=nowhere.jsonl"], "nowhere.jsonl: No such file"),
-        (["run", "quickstart", "--set", "policy.relable=[x]"], "did you mean 'relabel'?"),
-        (["run", "quickstart", "--limit", "0"], "expected 1 or more"),
-        (["run", "quickstart", "--retry", "everything"], "expected abstained or refused"),
-        (["run", "rlhn", "--set", "input.path=empty.jsonl"], "the file is empty"),
-        (["run", "rlhn", "--set", "input.path=."], "name a file in it"),
-        (["export", "nowhere"], "not a run folder"),
-        (["verify", "nowhere"], "not a run folder"),
-        (["status", "nowhere"], "not a run folder"),
-        (["frobnicate"], "No such command"),
-        (
-            ["run", "quickstart", "--set", "policy.relabel=[beter]"],
-            "no tier gives the label 'beter'; they give duplicate",
-        ),
-        (["run", "quickstart", "--set", "cascade.near.escalate.labels=[x]"], "tier 'near' cannot escalate 'x'"),
-        (
-            ["run", "rlhn", "--set", "input.path=cleaned.jsonl", "--output", "."],
-            "cleaned.jsonl: lies among what is written",
-        ),
-        (["run", "quickstart", "--output", "foreign"], "foreign: holds report.html, which no run wrote"),
-        (["run", "quickstart", "--output", "good.jsonl"], "good.jsonl: cannot be made"),
-        (["run", "rlhn", "--set", "input.path=good.jsonl"], "no key for https://api.openai.com/v1"),
-    ],
-)
-def test_bad_usage_config_and_input_exit_with_2_and_say_what_to_do(
-    arguments: list[str], message: str, tmp_path: Path
-) -> None:
-    (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "report.html").touch()
-    (tmp_path / "cleaned.jsonl").write_text(json.dumps(tevatron(1)) + "\n", encoding="utf-8")
-    (tmp_path / "good.jsonl").write_text(json.dumps(tevatron(1)) + "\n", encoding="utf-8")
-    done = relabel(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stdout == ""
 
 
 def test_a_run_that_must_stop_exits_with_1_and_says_how_to_go_on(written: Callable[..., Path], tmp_path: Path) -> None:

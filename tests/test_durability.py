@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -171,17 +170,6 @@ class TestLimits:
         )
         self.check(tmp_path, limited(limit + FILL, tmp_path))
         write(tmp_path, [entry(-1)])
-
-    @pytest.fixture
-    def disk(self, tmp_path: Path) -> Iterator[Path]:
-        """A file system of one MB, and its own."""
-        place = tmp_path / "disk"
-        place.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)]
-        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("only root may mount a file system")
-        yield place
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
     def test_of_a_disk_are_said(self, disk: Path) -> None:
         (disk / "filler").write_bytes(bytes(300_000))

@@ -119,6 +119,9 @@ CASES = {
     "no model": run("cascade.only.judge.model=null", "cascade.0.judge"),
     "last tier escalates": run("cascade.only.escalate.labels=[better]", "is the last: there is nothing to escalate to"),
     "a label that nobody gives": run("policy.relabel=[wurst]", "no tier gives the label 'wurst'; they give irrelevant"),
+    "an escalation of what nobody says": Case(
+        "run quickstart --set cascade.near.escalate.labels=[x]", 2, "tier 'near' cannot escalate 'x'"
+    ),
     "a label with two meanings": run("policy.drop=[better]", "label 'better' leads to more than one action"),
     "unknown prompt": run("cascade.only.judge.prompt=x", "prompt 'x' not found; expected one of answer-ranking"),
     "a prompt that shows no candidates": run("cascade.only.judge.prompt=bare.md", "bare.md"),

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from relabel.errors import RunStopped
+from relabel.text import without_credentials
 
 _UNSUPPORTED = re.compile(
     r"unsupported|not supported|does not support|unrecognized|unknown|not permitted", re.IGNORECASE
@@ -82,7 +83,7 @@ def complaint(status: int, headers: Mapping[str, str], content: bytes, secrets: 
     """What a response says, whichever of the usual shapes its error has."""
 
     def plain(text: object, length: int = 500) -> str:
-        words = " ".join(str(text).encode("utf-8", "replace").decode().split())
+        words = without_credentials(" ".join(str(text).encode("utf-8", "replace").decode().split()))
         for secret in secrets:
             if len(secret) < 8:  # a dummy for a local server: masking it would only garble what is said
                 continue

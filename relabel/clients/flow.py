@@ -12,8 +12,8 @@ import math
 import random
 import resource
 import time
+from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 from relabel.clients.pace import Pace, Patience
 from relabel.clients.rate import Rate
@@ -32,7 +32,7 @@ _LONG = 60.0
 """Seconds of silence that are worth telling the user."""
 
 _GLANCE = 0.25
-"""Seconds after which whoever waits at the gate looks again: what it waits for may have changed."""
+"""Seconds after which the gate looks again who may go: what is waited for may have changed."""
 
 _OTHER_FILES = 128
 """Open files that a process needs besides its connections."""
@@ -49,8 +49,8 @@ class Flow:
         self._say = say
         self._most = _within_limits(settings.concurrency, say)
         self._in_flight = 0
-        self._gate = asyncio.Lock()
-        self._left = asyncio.Event()
+        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
+        self._glance: asyncio.TimerHandle | None = None
         self._requests = Pace(settings.requests_per_minute)
         self._tokens = Pace(settings.tokens_per_minute)
         self._rate = Rate()
@@ -62,13 +62,44 @@ class Flow:
 
     async def enter(self, tokens: float) -> None:
         """Wait for one's turn; a request weighs so many tokens. Raises RunStopped if the run ends before."""
-        if self.patience.ended or self._gate.locked() or self._pause() > 0:
-            async with self.patience.wait(), self._gate:
-                while (pause := self._pause()) > 0:
-                    self._left.clear()
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(min(pause, _GLANCE)):
-                            await self._left.wait()
+        if not (self.patience.ended or self._waiting or self._pause() > 0):
+            self._let_through(tokens)
+            return
+        turn = asyncio.get_running_loop().create_future()
+        with self.patience.bears(turn):
+            self._waiting.append((turn, tokens))
+            self._open()
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():  # let through, and nobody there to go
+                    self.leave()
+                raise
+
+    def leave(self) -> None:
+        """A request that was let through has come to its end; who is next is seen once it is known to which."""
+        self._in_flight -= 1
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._open)
+
+    def _open(self) -> None:
+        """Let through whoever may go, and look again when the next may."""
+        while self._waiting:
+            turn, tokens = self._waiting[0]
+            if not turn.done():
+                if (pause := self._pause()) > 0:
+                    if self._glance is None:
+                        self._glance = asyncio.get_running_loop().call_later(min(pause, _GLANCE), self._look)
+                    return
+                self._let_through(tokens)
+                turn.set_result(None)
+            self._waiting.popleft()
+
+    def _look(self) -> None:
+        self._glance = None
+        self._open()
+
+    def _let_through(self, tokens: float) -> None:
         now = time.monotonic()
         self._requests.spend(now)
         self._tokens.spend(now, tokens)
@@ -76,11 +107,6 @@ class Flow:
         if self._down:
             self._knock_at, self._knock = now + self._knock, min(2 * self._knock, _KNOCKS[1])
         self._in_flight += 1
-
-    def leave(self) -> None:
-        """A request that was let through has come to its end."""
-        self._in_flight -= 1
-        self._left.set()
 
     def _pause(self) -> float:
         """Seconds until another request may go, as far as that is known."""

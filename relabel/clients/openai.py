@@ -19,6 +19,7 @@ import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from relabel import __version__
+from relabel.clients.connections import Connections
 from relabel.clients.dialect import Dialect
 from relabel.clients.errors import Again, Complaint, Refused, classify, complaint, is_plain, unsupported
 from relabel.clients.flow import Flow
@@ -71,7 +72,7 @@ class OpenAIClient:
         """Make the connection pool; no connection is opened yet."""
         proxied = any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+            connector=Connections(limit=0, ttl_dns_cache=300),
             timeout=aiohttp.ClientTimeout(total=self._settings.timeout, sock_connect=10),
             headers={
                 "User-Agent": f"relabel/{__version__}",

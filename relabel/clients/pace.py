@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from relabel.errors import RunStopped
 
@@ -30,6 +30,7 @@ class Patience:
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Timeout] = set()
+        self._turns: set[asyncio.Future[None]] = set()
         self._reason = ""
 
     @property
@@ -44,6 +45,20 @@ class Patience:
             now = asyncio.get_running_loop().time()
             for wait in self._waiting:
                 wait.reschedule(now)
+            for turn in self._turns:
+                if not turn.done():
+                    turn.set_exception(RunStopped(self._reason))
+
+    @contextmanager
+    def bears(self, turn: asyncio.Future[None]) -> Iterator[None]:
+        """Within it, wait for this future, and nothing else."""
+        if self._reason:
+            raise RunStopped(self._reason)
+        self._turns.add(turn)
+        try:
+            yield
+        finally:
+            self._turns.discard(turn)
 
     @asynccontextmanager
     async def wait(self) -> AsyncIterator[None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
@@ -29,8 +31,8 @@ class Target:
 
     @property
     def endpoint(self) -> str:
-        """The address without credentials."""
-        return URL(self.url).with_user(None).with_query(None).human_repr()
+        """The address, as it may be shown."""
+        return URL(self.url).with_query(None).human_repr()
 
 
 def find_target(name: str, settings: OpenAIClientSettings) -> Target:
@@ -56,11 +58,25 @@ def _openai(name: str, settings: OpenAIClientSettings) -> Target:
     base = settings.base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL
     key = _key(name, settings.api_key_env, "OPENAI_API_KEY")
     url = f"{base.rstrip('/')}/chat/completions"
+    with suppress(ValueError):  # no URL at all: whoever checks it says so
+        if (address := URL(url)).user is not None or address.password is not None:
+            return _with_password(name, settings, address, key)
     if key is None:
         return Target(url, {}, ())
-    named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-    account = {header: os.environ[variable] for header, variable in named.items() if os.environ.get(variable)}
+    variables = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+    account = {header: os.environ[variable] for header, variable in variables.items() if os.environ.get(variable)}
     return Target(url, {"Authorization": f"Bearer {key}", **account}, (key,))
+
+
+def _with_password(name: str, settings: OpenAIClientSettings, url: URL, key: str | None) -> Target:
+    """A user and password in the address take the place of a key that is merely set in the environment."""
+    if settings.api_key_env is not None:
+        raise ConfigError(
+            f"client {name!r}: base_url holds a user and password, and api_key_env names a key; a request can carry "
+            "one of them"
+        )
+    basic = b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+    return Target(str(url.with_user(None)), {"Authorization": f"Basic {basic}"}, (url.password or "", basic, key or ""))
 
 
 def _azure(name: str, settings: OpenAIClientSettings) -> Target:

@@ -74,16 +74,18 @@ def kills(runs: int, instances: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         with ReplyServer(handler) as server:
             config = make(Path(scratch), instances, server.url, concurrency=16)
+            began = time.monotonic()
             subprocess.run([*RUN, str(config), "--output", f"{scratch}/0"], check=True, capture_output=True)
+            whole = time.monotonic() - began
         undisturbed = derived(Path(scratch, "0"))
         for number in range(1, runs + 1):
             folder = Path(scratch, str(number))
             with ReplyServer(handler) as server:
                 address = f"clients.local.base_url={server.url}"
                 command = [*RUN, str(config), "--output", str(folder), "--set", address]
-                for _ in range(chance.choice([1, 1, 2, 3])):
+                for kill in range(chance.choice([1, 1, 2, 3])):
                     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                    time.sleep(chance.uniform(0.3, 2.2))
+                    time.sleep(chance.uniform(0.1, whole * 0.95**kill))
                     process.send_signal(signal.SIGKILL)
                     killed += process.wait() == -signal.SIGKILL
                     safe = stored(folder, list(server.keys))

@@ -11,7 +11,7 @@ import pytest
 
 from relabel.clients import openai as module
 from relabel.clients.errors import Again
-from relabel.errors import RunStopped, Unanswered
+from relabel.errors import ConfigError, RunStopped, Unanswered
 from relabel.records import Reply
 from relabel.testing import Answer, ReplyServer
 from tests.clients.shared import ask, client, error, failure, in_turn, replies, reply, request, scripted
@@ -151,6 +151,17 @@ class TestStop:
             found = failure(server.url, max_attempts=1)
         assert "***" in str(found)
         assert "sk-secret" not in str(found)
+
+    def test_a_password_in_the_address_is_sent_in_the_place_of_a_key_and_never_shown(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+        with ReplyServer(lambda _: error(404, "http://me:hunter22@host: no model for hunter22"), keep=True) as server:
+            found = failure(server.url.replace("://", "://me:hunter22@"))
+        assert server.headers[0]["Authorization"] == "Basic bWU6aHVudGVyMjI="
+        assert "hunter22" not in str(found)
+        with pytest.raises(ConfigError, match="one of them"):
+            client(server.url.replace("://", "://me:hunter22@"), api_key_env="OPENAI_API_KEY")
 
     def test_no_server_stops_within_seconds(self) -> None:
         started = time.monotonic()
