@@ -102,6 +102,12 @@ def settle(path: Path) -> None:
         db.execute("PRAGMA journal_mode=DELETE")
 
 
+def roll_back(path: Path) -> None:
+    """Finish what a process left half done that was killed while it folded the log: a reader cannot."""
+    with closing(sqlite3.connect(path, timeout=1)) as db:
+        db.execute("SELECT 1 FROM head")
+
+
 def is_damage(fault: Exception) -> bool:
     """Whether what was raised in reading a file is the file's own fault."""
     return getattr(fault, "sqlite_errorcode", 0) & 0xFF not in _OUTSIDE and not isinstance(fault, OSError)

@@ -19,7 +19,7 @@ import zstandard
 
 from relabel.errors import Damaged, LedgerError
 from relabel.records import Call, Reply, Token, Usage
-from relabel.schema import CORRUPT, SCHEMA, SUMS, UNREADABLE, bring_up, create, is_damage
+from relabel.schema import CORRUPT, SCHEMA, SUMS, UNREADABLE, bring_up, create, is_damage, roll_back
 
 _LEVEL = 3
 SEGMENT_BYTES = 8 << 30
@@ -348,7 +348,9 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
     db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
     try:
         db.execute("SELECT 1 FROM head")
-    except sqlite3.Error:
+    except sqlite3.Error as fault:
+        if getattr(fault, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK):
+            roll_back(path)
         if os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-wal").exists():
             return db
         db.close()  # a read-only disk has no room for SQLite's own notes

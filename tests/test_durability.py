@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -106,6 +107,22 @@ class TestPowerCut:
         copy, commits = self.live(tmp_path)
         with Ledger(copy) as ledger:
             assert ledger.head().startswith(f"{commits[-1]}:")
+
+
+class TestHalfAStep:
+    def test_of_folding_the_log_is_undone_by_whoever_comes_next_be_it_a_reader(self, tmp_path: Path) -> None:
+        """A process killed there leaves SQLite's rollback journal behind, which a reader may not play back."""
+        before = tmp_path / "before"
+        write(before, texts(range(50)))
+        db = sqlite3.connect(before / FILE, isolation_level=None)
+        db.executescript("PRAGMA cache_size = 1; BEGIN; UPDATE reply SET body = zeroblob(9000)")
+        killed = tmp_path / "killed"
+        shutil.copytree(before, killed)
+        db.close()
+        assert (killed / f"{FILE}-journal").stat().st_size > 0
+        with Ledger(killed) as ledger:
+            assert all(ledger.get(key(number)) == texts([number])[0].reply for number in range(50))
+            assert list(ledger.damaged()) == []
 
 
 class TestLock:
