@@ -64,9 +64,11 @@ class LabelledJudge:
         self._seed = seed
 
     def __call__(self, body: dict[str, Any]) -> Answer:
-        """The answer to a request's body."""
-        system, prompt = (_bare(str(message["content"])) for message in body["messages"])
-        form = next(name for name, form in FORMS.items() if all(words in system for words in form.words))
+        """The answer to a request's body; a 400 to what is no prompt in a form that relabel knows."""
+        system, prompt, *_ = [*(_bare(str(message["content"])) for message in body["messages"]), "", ""]
+        form = next((name for name, form in FORMS.items() if all(words in system for words in form.words)), None)
+        if form is None:
+            return Answer(status=400, body={"error": {"message": f"no prompt in a known form ({', '.join(FORMS)})"}})
         right = self._right(form, self._query(prompt), prompt)
         if self._chance("malformed", orjson.dumps(body, option=orjson.OPT_SORT_KEYS)) < self._malformed:
             answer = spoilt(right, int(1e6 * self._chance("way", orjson.dumps(body["messages"]))))
