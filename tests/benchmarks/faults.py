@@ -21,12 +21,14 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,9 +70,9 @@ def kills(runs: int, instances: int, seed: int) -> None:
     def handler(body: dict[str, Any]) -> Answer:
         found = random.Random(str(body["messages"]))
         reply = rlhn_reply(better=[1]) if found.random() < 0.3 else rlhn_reply()
-        return Answer(reply if found.random() < 0.9 else "nothing", latency=random.uniform(0.01, 0.15))
+        return Answer(reply if found.random() < 0.9 else "nothing", latency=random.uniform(0.05, 0.6))
 
-    killed = again = in_flight = lost = differing = 0
+    killed = busy = again = in_flight = lost = differing = 0
     with tempfile.TemporaryDirectory() as scratch:
         with ReplyServer(handler) as server:
             config = make(Path(scratch), instances, server.url, concurrency=16)
@@ -78,8 +80,11 @@ def kills(runs: int, instances: int, seed: int) -> None:
             subprocess.run([*RUN, str(config), "--output", f"{scratch}/0"], check=True, capture_output=True)
             whole = time.monotonic() - began
         undisturbed = derived(Path(scratch, "0"))
-        for number in range(1, runs + 1):
-            folder = Path(scratch, str(number))
+        number = 0
+        while number < runs:
+            folder = Path(scratch, "killed")
+            shutil.rmtree(folder, ignore_errors=True)
+            already, safe, before = killed, set[str](), Counter[str]()
             with ReplyServer(handler) as server:
                 address = f"clients.local.base_url={server.url}"
                 command = [*RUN, str(config), "--output", str(folder), "--set", address]
@@ -88,16 +93,22 @@ def kills(runs: int, instances: int, seed: int) -> None:
                     time.sleep(chance.uniform(0.1, whole * 0.95**kill))
                     process.send_signal(signal.SIGKILL)
                     killed += process.wait() == -signal.SIGKILL
-                    safe = stored(folder, list(server.keys))
-                    before = dict(server.keys)
+                    lost += sum(server.keys[key] > before[key] for key in safe)
+                    safe, before = stored(folder, list(server.keys)), Counter(server.keys)
+                    busy += bool(before.keys() - safe)
                     in_flight += len(before.keys() - safe)
+                if killed == already:
+                    continue
                 subprocess.run(command, check=True, capture_output=True)
                 lost += sum(server.keys[key] > before[key] for key in safe)
                 again += server.keys.total() - len(server.keys)
+            number += 1
             differing += derived(folder) != undisturbed
             print(f"\r{number} runs, {killed} kills", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    print(f"{runs} runs, {killed} kills: {differing} runs differ from the undisturbed one")
+    print(
+        f"{runs} runs, {killed} kills, {busy} with requests in flight: {differing} runs differ from the undisturbed one"
+    )
     print(f"requests asked again: {again}; in flight when their process was killed: {in_flight}")
     print(f"stored replies that were asked for again: {lost}")
 
