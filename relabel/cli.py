@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,10 +33,15 @@ app = typer.Typer(
 )
 
 _SHOWN = 5
+_INTERRUPTED = 130
+"""How typer ends on Ctrl-C."""
 
 ConfigPath = Annotated[
     str,
-    typer.Argument(metavar="CONFIG", help="A YAML file, or a preset's name: quickstart, rlhn, arhn, answer-cascade."),
+    typer.Argument(
+        metavar="CONFIG",
+        help="A YAML file, a preset's name (quickstart, rlhn, arhn, answer-cascade), or the folder of a run.",
+    ),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/rlhn.")]
 Overrides = Annotated[
@@ -54,15 +60,17 @@ def main() -> None:
     gc.set_threshold(50_000, 20, 20)
     try:
         app()
+    except SystemExit as end:
+        if end.code != _INTERRUPTED:
+            raise
+        print("relabel: interrupted. What was stored before is safe; running again goes on.", file=sys.stderr)
+        sys.exit(1)
     except (Unfinished, RunStopped) as fault:
         print(f"relabel: {printable(str(fault))}", file=sys.stderr)
         sys.exit(1)
     except RelabelError as fault:
         print(f"relabel: {printable(str(fault))}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("relabel: interrupted. What was stored before is safe; running again goes on.", file=sys.stderr)
-        sys.exit(1)
     except OSError as fault:
         if isinstance(fault, BrokenPipeError):
             sys.stderr.close()
@@ -115,7 +123,7 @@ def run(
     if summary.report is not None:
         _warn(console, summary.report)
     if summary.stopped:
-        _tell(console, f"Stopped: {_why(summary)}; running again goes on: {_command()}")
+        _tell(console, f"Stopped: {_why(summary).removesuffix('.')}: {_command(summary.goes_on_with)}")
         raise typer.Exit(1)
 
 
@@ -174,13 +182,21 @@ def report(run: RunFolder) -> None:
 
 
 @app.command()
-def verify(run: RunFolder) -> None:
+def verify(
+    run: RunFolder,
+    salvage: Annotated[
+        bool, typer.Option("--salvage", help="First put a sound file, with all that can be read, for each damaged one.")
+    ] = False,
+) -> None:
     """Derive every key and every decision anew, and say what differs from what the run's folder holds."""
     from relabel.folder import reopen
+    from relabel.salvage import salvage as put_right
     from relabel.text import printable
     from relabel.verify import verify as check
 
     opened = reopen(run)
+    for sentence in put_right(opened.folder) if salvage else ():
+        _tell(_stderr(), sentence)
     with _ledger_of(opened) as ledger:
         findings = 0
         for finding in check(opened, ledger):
@@ -202,12 +218,22 @@ def status(run: RunFolder) -> None:
         _print_spent(config.prices, ledger)
     found = read_report(run)
     if found is None:
-        print("not complete: `relabel run` goes on")
+        _print_unfinished(run)
         raise typer.Exit(1)
     _print_counts(found)
     if found["candidates"]["unanswered"] or found["positives"]["unanswered"]:
-        print("not complete: `relabel run` goes on")
+        _print_unfinished(run)
         raise typer.Exit(1)
+
+
+def _print_unfinished(run: Path) -> None:
+    from relabel.ledger import holder
+    from relabel.text import pasteable, printable
+
+    if writing := holder(run):
+        print(f"not complete: {printable(writing)} is writing it")
+    else:
+        print(f"not complete: `{printable(pasteable('relabel', 'run', run))}` goes on")
 
 
 def _retry(given: str | None) -> Any:
@@ -234,7 +260,7 @@ def _stderr() -> Console:
 def _tell(console: Console, message: str) -> None:
     from relabel.text import printable
 
-    console.print(printable(message), markup=False, soft_wrap=True)
+    console.print(printable(message), markup=False, emoji=False, soft_wrap=True)
 
 
 def _print_summary(summary: Summary) -> None:
@@ -318,28 +344,24 @@ def _print_counts(report: dict[str, Any]) -> None:
 
 def _why(summary: Summary) -> str:
     """Why a run has ended before its time, what can be done, and what is safe."""
+    from relabel.runs import safe
+    from relabel.text import pasteable
+
     progress, words = summary.progress, [f"{summary.stopped}."]
     reasons = sorted(progress.unanswered.items(), key=lambda item: -item[1])
     words += [f"{count:,} requests got no reply: {reason}." for reason, count in reasons[:3]]
-    if summary.stopped.startswith("budget"):
-        words.append("Raise it with --set to send more.")
-    elif "abstentions" in summary.stopped:
-        words.append(
-            f"`relabel export {summary.folder} --partial` shows what came back, in the column `found` of "
-            "decisions.parquet; --set budget.abstained=null goes on all the same."
-        )
-    kept = sum(tier.replied for tier in progress.tiers.values())
-    words.append(f"{kept:,} new replies are safe in {summary.folder}, with all that was there before")
-    return " ".join(words)
+    if "--retry" in summary.goes_on_with:
+        export = pasteable("relabel", "export", summary.folder, "--partial")
+        words.append(f"`{export}` shows what came back, in the column `found` of decisions.parquet.")
+    return " ".join([*words, safe(summary.folder, progress)])
 
 
-def _command() -> str:
-    """The command that was given, without credentials."""
-    import shlex
+def _command(more: Sequence[str] = ()) -> str:
+    """The command that was given, without credentials, and with what it needs besides."""
+    from relabel.text import pasteable, without_credentials
 
-    from relabel.text import without_credentials
-
-    return shlex.join(["relabel", *map(without_credentials, sys.argv[1:])])
+    words = pasteable("relabel", *map(without_credentials, sys.argv[1:]), *more)
+    return f"{words} (with the user and password in the place of ***)" if "://***@" in words else words
 
 
 def _print_estimate(tiers: list[TierEstimate]) -> None:

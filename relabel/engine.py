@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ from relabel.limits import Budget, Fuse, Stop
 from relabel.records import UNANSWERED, Call, Instance, Quarantined, Reply, Usage
 
 _READ_AHEAD = 32
+
+_BESIDES = 16
+"""So many calls, and two for each request that may be in flight, are open at once."""
 
 _IN_VAIN = 100
 """So many requests in a row without one reply, each after all its attempts, end a run."""
@@ -74,6 +78,11 @@ class Progress:
         return self.fraction_read * self.instances / self.read if self.fraction_read and self.read else None
 
 
+def most_open(clients: Mapping[str, Client]) -> int:
+    """How many calls are open at once: enough that there is always one to send, few enough to hear of replies soon."""
+    return _BESIDES + 2 * sum(client.concurrency for client in clients.values())
+
+
 class Asker:
     """Where replies come from: the ledger, a request that is in flight already, or a client."""
 
@@ -91,13 +100,45 @@ class Asker:
         self.fuse = Fuse(budget.abstained)
         self._ledger = ledger
         self._clients = clients
-        self._budget = Budget(budget, prices, ledger.spent())
+        self._budget = Budget(budget, prices, ledger.spent(), stop)
         self._progress = progress
         self._stop = stop
         self._note = note
         self._in_flight: dict[str, asyncio.Future[Reply | None]] = {}
         self._in_vain = 0
+        self._open = 0
+        self._most = most_open(clients)
+        self._wait_for_room: deque[asyncio.Future[None]] = deque()
         stop.on_request += [client.halt for client in clients.values()]
+
+    async def room(self) -> None:
+        """Wait until few enough calls are open that those of another instance would not wait long.
+
+        A question that is asked again stands behind them all: with too many, nobody would know for long that replies
+        are of no use.
+        """
+        while self._open >= self._most:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._wait_for_room.append(turn)
+            await turn
+        self._call_in()
+
+    def _call_in(self) -> None:
+        """Have the next who waits for room look whether there is any."""
+        while self._wait_for_room and self._open < self._most:
+            turn = self._wait_for_room.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    async def ask_all(self, calls: Sequence[Call]) -> Sequence[Reply | None]:
+        """The replies to calls of one instance, each as `ask` has it."""
+        self._open += len(calls)
+        try:
+            return [await self.ask(calls[0])] if len(calls) == 1 else await asyncio.gather(*map(self.ask, calls))
+        finally:
+            self._open -= len(calls)
+            self._call_in()
 
     async def ask(self, call: Call) -> Reply | None:
         """The reply, or None where there is none: an optional call, a stop, or no answer after all attempts."""
@@ -112,13 +153,12 @@ class Asker:
             return known
         if call.optional or self._stop:
             return None
-        if blown := self.fuse.blown(call.tier):
-            self._stop.admit_no_more(blown)
+        if self.fuse.blown(call.tier, self._stop):
             return None
         future = self._in_flight[key] = asyncio.get_running_loop().create_future()
         reply = None
         try:
-            if await self._budget.admit(call.request.model, self._stop):
+            if await self._budget.admit(call.request.model):
                 reply = await self._send(call, tier)
         finally:
             del self._in_flight[key]
@@ -222,6 +262,7 @@ async def _work(
     cascade: Cascade, asker: Asker, queue: asyncio.Queue[Instance | None], progress: Progress, stop: Stop
 ) -> None:
     while (instance := await queue.get()) is not None:
+        await asker.room()
         try:
             await _answer_one(cascade, asker, instance, progress)
         except RelabelError as fault:
@@ -233,11 +274,7 @@ async def _answer_one(cascade: Cascade, asker: Asker, instance: Instance, progre
     replies: Sequence[Reply | None] | None = None
     try:
         while True:
-            calls = asking.send(replies)  # type: ignore[arg-type]
-            if len(calls) == 1:
-                replies = [await asker.ask(calls[0])]
-            else:
-                replies = await asyncio.gather(*(asker.ask(call) for call in calls))
+            replies = await asker.ask_all(asking.send(replies))  # type: ignore[arg-type]
     except StopIteration as finished:
         case = finished.value
         said = [verdict for verdicts in case.candidates for verdict in verdicts]
@@ -252,7 +289,7 @@ async def _answer_one(cascade: Cascade, asker: Asker, instance: Instance, progre
 
 @contextmanager
 def interruptible(stop: Stop) -> Iterator[None]:
-    """Within it, a first Ctrl-C (or SIGTERM) asks for a stop; a second gives up at once, and what is within ends."""
+    """Within it, a first Ctrl-C, SIGTERM or SIGHUP asks for a stop; a second gives up, and what is within ends."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -266,7 +303,7 @@ def interruptible(stop: Stop) -> Iterator[None]:
             task.cancel()
         stop.request("interrupted")
 
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in signals:
         loop.add_signal_handler(number, interrupt)
     try:

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from relabel.text import pasteable
+
 
 class RelabelError(Exception):
     """The base of all errors raised on purpose."""
@@ -43,7 +45,7 @@ class Damaged(LedgerError):
 
     def __init__(self, path: Path, found: str) -> None:
         super().__init__(
-            f"{path}: {found}. `relabel verify` says what is damaged, `relabel run` salvages what can be read; "
+            f"{path}: {found}. `{pasteable('relabel', 'verify', '--salvage', path.parent)}` keeps what can be read; "
             "or restore a copy of the file."
         )
         self.found = found

@@ -115,7 +115,7 @@ def write_all(records: Iterable[Outcome | Quarantined], derived: Derived, *, par
             tally.add(record)
             derived.write(record)
         if tally.waiting and not partial:
-            raise Unfinished(f"{tally.waiting} wait for a reply. `relabel run` goes on; --partial exports as it is.")
+            raise Unfinished(f"{tally.waiting} wait for a reply")
     except BaseException:
         derived.abandon()
         raise

@@ -23,7 +23,7 @@ from relabel.errors import ConfigError, InputError
 from relabel.export import QUARANTINE, Derived, discard, outcomes, partial_path
 from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
 from relabel.ledger import Ledger, segments
-from relabel.loading import find_config, load_config, parse, read_yaml, yaml_mapping
+from relabel.loading import RECORDED, find_config, load_config, parse, read_yaml, yaml_mapping
 from relabel.meter import Meter
 from relabel.records import Outcome, Quarantined
 from relabel.report import PAGE, REPORT
@@ -31,7 +31,7 @@ from relabel.resources import shipped
 from relabel.tables import DECISIONS, POSITIVES
 from relabel.text import without_credentials
 
-CONFIG, REVIEWS = "config.yaml", "reviews.jsonl"
+CONFIG, REVIEWS = RECORDED, "reviews.jsonl"
 _CLEANED = tuple(f"cleaned{suffix}" for suffix in (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".hf", ".beir"))
 _DERIVED = (DECISIONS, POSITIVES, QUARANTINE)
 _OURS = (*_CLEANED, *_DERIVED, CONFIG, REPORT, PAGE)

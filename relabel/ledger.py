@@ -217,6 +217,21 @@ def lock(folder: Path) -> IO[bytes]:
     return file
 
 
+def holder(folder: Path) -> str:
+    """Which process is writing a run's ledger; nothing if none is."""
+    import fcntl
+
+    try:
+        with (folder / "ledger.lock").open("rb", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _holder(file)
+    except OSError:
+        pass
+    return ""
+
+
 def unlock(file: IO[bytes]) -> None:
     """Give the lock back."""
     with suppress(OSError):

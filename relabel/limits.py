@@ -22,30 +22,33 @@ class Stop:
     def __init__(self) -> None:
         self.reason = ""
         self.error: RelabelError | None = None
+        self.goes_on_with: tuple[str, ...] = ()
+        """What must be added to the command for it to go on."""
         self.on_request: list[Callable[[], None]] = []
         """What else to do when somebody will not wait for calls that wait themselves."""
 
     def __bool__(self) -> bool:
         return bool(self.reason)
 
-    def request(self, reason: str, error: RelabelError | None = None) -> None:
+    def request(self, reason: str, error: RelabelError | None = None, goes_on_with: Sequence[str] = ()) -> None:
         """Stop for this reason; the first one given stands. Calls that wait to be sent are given up."""
-        self.admit_no_more(reason, error)
+        self.admit_no_more(reason, error, goes_on_with)
         for act in self.on_request:
             act()
 
-    def admit_no_more(self, reason: str, error: RelabelError | None = None) -> None:
+    def admit_no_more(self, reason: str, error: RelabelError | None = None, goes_on_with: Sequence[str] = ()) -> None:
         """Stop for this reason, once the calls that are on their way have their replies."""
         if not self.reason:
-            self.reason, self.error = reason, error
+            self.reason, self.error, self.goes_on_with = reason, error, tuple(goes_on_with)
 
 
 class Budget:
     """What may still be sent. Near its end that is known only when the calls in flight have landed."""
 
-    def __init__(self, limits: BudgetSettings, prices: Prices, spent: Sequence[Spent]) -> None:
+    def __init__(self, limits: BudgetSettings, prices: Prices, spent: Sequence[Spent], stop: Stop) -> None:
         self._limits = limits
         self._prices = prices
+        self._stop = stop
         self._replies: Counter[str] = Counter()
         self._usd: defaultdict[str, float] = defaultdict(float)
         for one in spent:
@@ -54,26 +57,27 @@ class Budget:
         self._in_flight: Counter[str] = Counter()
         self._landed = asyncio.Event()
 
-    def reached(self) -> str:
-        """Which limit is reached, in words; nothing as long as none is."""
-        requests, usd = self._replies.total() + self._in_flight.total(), sum(self._usd.values())
-        if self._limits.requests is not None and requests >= self._limits.requests:
-            return f"budget.requests is reached: {requests} sent"
-        if self._limits.usd is not None and usd >= self._limits.usd:
-            return f"budget.usd is reached: {usd:.4f} spent"
-        return ""
-
-    async def admit(self, model: str, stop: Stop) -> bool:
+    async def admit(self, model: str) -> bool:
         """Whether another call of this model may be sent; waits while calls in flight may use up what is left."""
-        while not stop:
-            if reached := self.reached():
-                stop.admit_no_more(reached)
+        most = self._limits.requests
+        self._look_at_the_bill()
+        while not self._stop:
+            if most is not None and self._replies.total() + self._in_flight.total() >= most:
+                more = ("--set", f"budget.requests={2 * most or 100}")
+                self._stop.admit_no_more(f"budget.requests ({most:,}) is reached", goes_on_with=more)
             elif self._affordable():
                 self._in_flight[model] += 1
                 return True
             else:
                 await self._landed.wait()
         return False
+
+    def _look_at_the_bill(self) -> None:
+        """Stop once it is paid what may be: calls that are admitted and wait to be sent are beyond that, too."""
+        most = self._limits.usd
+        if most is not None and sum(self._usd.values()) >= most:
+            more = ("--set", f"budget.usd={2 * most:g}")
+            self._stop.request(f"budget.usd ({most:g}) is reached", goes_on_with=more)
 
     def _affordable(self) -> bool:
         if self._limits.usd is None or not self._in_flight.total():
@@ -95,6 +99,12 @@ class Budget:
             cost = self._prices.cost(model, reply.usage) or 0.0
             self._replies[model] += 1
             self._usd[model] += cost
+            if self._limits.usd is not None and reply.status == "ok" and not reply.usage.prompt:
+                self._stop.request(
+                    "the server does not say how many tokens a reply has taken, so that budget.usd cannot be held to; "
+                    "set budget.requests in its place"
+                )
+        self._look_at_the_bill()
         self._landed.set()
         self._landed = asyncio.Event()
         return cost
@@ -122,13 +132,16 @@ class Fuse:
             if reason:
                 self._useless[tier][reason] += 1
 
-    def blown(self, tier: str) -> str:
-        """What is wrong with the replies to this tier, in words; nothing as long as they are of use."""
+    def blown(self, tier: str, stop: Stop) -> bool:
+        """Whether the replies to this tier have shown to be of no use; then it stops the run."""
         replies, useless = self._replies[tier], self._useless[tier]
         if self._share is None or replies < _USEFUL_AFTER or useless.total() <= self._share * replies:
-            return ""
+            return False
         reason, count = useless.most_common(1)[0]
-        return (
+        stop.admit_no_more(
             f"{useless.total():,} of {replies:,} replies to tier {tier!r} led to nothing but abstentions, mostly: "
-            f"{reason} ({count:,})"
+            f"{reason} ({count:,}). Mend the prompt, the model or the server; or set budget.abstained to null, and "
+            "abstentions are what they are",
+            goes_on_with=("--retry", "refused" if reason == "refused" else "abstained"),
         )
+        return True

@@ -20,6 +20,10 @@ _MOST = 1_000_000
 """Values in one document."""
 
 
+RECORDED = "config.yaml"
+"""The config of a run, in its folder."""
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file, or a shipped preset by its name, with `key.path=value` overrides on top.
 
@@ -28,7 +32,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     place = find_config(path)
     given = read_yaml(place)
-    home = place.parent if given.pop("run", None) and place.name == "config.yaml" else None
+    home = place.parent if given.pop("run", None) and place.name == RECORDED else None
     for override in overrides:
         _override(given, override)
     _locate(given, place.parent)
@@ -66,16 +70,17 @@ def _locate(given: dict[str, Any], beside: Path) -> None:
 
 
 def find_config(path: str | Path) -> Path:
-    """A config file: as named, or a shipped one (`rlhn`, `configs/rlhn.yaml`) from any folder."""
+    """A config file: as named, of a run folder, or a shipped one (`rlhn`, `configs/rlhn.yaml`) from any folder."""
     place = Path(path)
-    if is_file(place):
-        return place
+    for file in (place, place / RECORDED):
+        if is_file(file):
+            return file
     presets = shipped("configs")
     preset = presets / (place.name if place.suffix else f"{place.name}.yaml")
     if is_file(preset) and place.parent.name in ("", "configs"):
         return preset
     known = ", ".join(sorted(p.stem for p in presets.glob("*.yaml")))
-    raise ConfigError(f"{path}: no such config; name a YAML file or a preset ({known})")
+    raise ConfigError(f"{path}: no such config; name a YAML file, a run folder or a preset ({known})")
 
 
 def is_file(path: Path) -> bool:

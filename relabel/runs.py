@@ -17,8 +17,8 @@ from relabel.cascade import Cascade
 from relabel.clients import Client, make_client
 from relabel.config import Config, LedgerSettings, LLMJudgeSettings
 from relabel.costs import Prices
-from relabel.engine import Asker, Progress, TierProgress, Watch, answer, interruptible, watched
-from relabel.errors import ConfigError, Damaged, InputError, RunStopped
+from relabel.engine import Asker, Progress, TierProgress, Watch, answer, interruptible, most_open, watched
+from relabel.errors import ConfigError, Damaged, InputError, RunStopped, Unfinished
 from relabel.export import QUARANTINE, discard, partial_path, write_all
 from relabel.folder import (
     Opened,
@@ -47,6 +47,7 @@ from relabel.log import Log
 from relabel.meter import Meter
 from relabel.report import PAGE, REPORT, build_report, read_report, write_report
 from relabel.salvage import salvage
+from relabel.text import pasteable
 
 _LOGGED_EVERY = 30.0
 """Seconds between two lines of the log on how far a run is."""
@@ -54,12 +55,15 @@ _LOGGED_EVERY = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a call of `run` came to. `report` is None as long as the run is not complete; `stopped` then says why."""
+    """What a call of `run` came to. `report` is None as long as the run is not complete; `stopped` then says why, and
+    `goes_on_with` what the command needs besides to go on.
+    """
 
     folder: Path
     report: dict[str, Any] | None
     progress: Progress
     stopped: str = ""
+    goes_on_with: tuple[str, ...] = ()
     unchanged: bool = False
 
 
@@ -129,23 +133,24 @@ def _answer_and_derive(
         raise stop.error
     if stop.error is not None:
         kind = InputError if isinstance(stop.error, InputError) else RunStopped
-        raise kind(f"{stop.error} {_safe(opened.folder, progress)}")
+        raise kind(f"{stop.error} {safe(opened.folder, progress)}")
     if stop or progress.unanswered:
-        return Summary(opened.folder, None, progress, stop.reason or "some requests got no reply")
+        return Summary(opened.folder, None, progress, stop.reason or "some requests got no reply", stop.goes_on_with)
     try:
         report = derive(opened, ledger)
     except OSError as fault:
         what = f"{fault.filename or opened.folder}: cannot be written: {fault.strerror or fault}."
-        raise RunStopped(f"{what} Every request has its reply. {_safe(opened.folder, progress)}") from None
+        raise RunStopped(f"{what} Every request has its reply. {safe(opened.folder, progress)}") from None
     log.write("derived", instances=report["instances"], candidates=report["candidates"])
     _check_usable(opened, report)
     return Summary(opened.folder, report, progress)
 
 
-def _safe(folder: Path, progress: Progress) -> str:
+def safe(folder: Path, progress: Progress) -> str:
     """What a run that ended before its time has not lost."""
     kept = sum(tier.replied for tier in progress.tiers.values())
-    return f"{kept:,} new replies are safe in {folder}, with all that was there before; running again goes on."
+    held = f"{kept:,} new replies are safe in {folder}, with all that was there before" if kept else "Nothing is lost"
+    return f"{held}; running again goes on."
 
 
 def _clients(config: Config, say: Callable[[str], None]) -> dict[str, Client]:
@@ -206,6 +211,16 @@ def export_run(
         opened = replace(opened, config=opened.config.model_copy(update={"output": output}))
         if opened.converted:
             needs_negatives(opened.converted)
+    try:
+        return _export(opened, to, partial)
+    except Unfinished as fault:
+        raise Unfinished(
+            f"{fault}. `{pasteable('relabel', 'run', opened.folder)}` goes on; "
+            f"`{pasteable('relabel', 'export', opened.folder, '--partial')}` exports what there is."
+        ) from None
+
+
+def _export(opened: Opened, to: str | Path | None, partial: bool) -> tuple[Path, dict[str, Any]]:
     if to is None:
         with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger, Log(opened.folder) as log:
             report = derive(opened, ledger, partial=partial)
@@ -266,7 +281,6 @@ async def _answer(
 ) -> None:
     config = opened.config
     asker = Asker(ledger, clients, config.budget, Prices(config.prices), progress, stop, log.write)
-    workers = 16 + 2 * sum(client.concurrency for client in clients.values())
     watchers = [watched(progress, stop, lambda seen: log.write("progress", **_sent(seen)), every=_LOGGED_EVERY)]
     if watch is not None:
         watchers.append(watched(progress, stop, watch, every=0.5))
@@ -276,9 +290,8 @@ async def _answer(
             await client.open()
             opening.push_async_callback(client.close)
         with interruptible(stop):
-            await answer(
-                opened.source, opened.cascade, asker, progress, stop, workers=workers, limit=config.input.limit
-            )
+            workers, limit = most_open(clients), config.input.limit
+            await answer(opened.source, opened.cascade, asker, progress, stop, workers=workers, limit=limit)
     for task in watching:
         task.cancel()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import sqlite3
 import time
@@ -296,7 +297,7 @@ class Segment:
             rows = self._rows(
                 f"SELECT content, spent.* FROM ({sums}) AS spent JOIN context ON id = context ORDER BY id"
             )
-            found = [(orjson.loads(content), *sums) for content, _, *sums in rows]
+            found = [(orjson.loads(content), *map(operator.index, sums)) for content, _, *sums in rows]
             return [Spent(of["tier"], of["model"], n, refused, Usage(*tokens)) for of, n, refused, *tokens in found]
         except UNREADABLE as fault:
             raise self._failed("its replies cannot be counted", fault) from None
@@ -338,7 +339,7 @@ class Segment:
 
 def _connect(path: Path, write: bool) -> sqlite3.Connection:
     """Readers and the writer have connections of their own, so that nothing is read before it is committed."""
-    if write and not path.exists():
+    if write and not os.path.lexists(path):  # a link to where nothing is mounted is not nothing
         create(path)
     if path.stat().st_size == 0:
         raise ValueError("it is empty")  # SQLite would take it for new, and throw its log away

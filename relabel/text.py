@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 
 
 def without_credentials(url: str) -> str:
     """A URL with `***` in the place of a user and password."""
     return re.sub(r"(?<=://)[^/?#]*@", "***@", url)
+
+
+def pasteable(*words: object) -> str:
+    """Words as a shell reads them, in one line; None and nothing are left out."""
+    return shlex.join([str(word) for word in words if word not in (None, "")])
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,7 @@ from relabel.folder import Opened, derived_files
 from relabel.ledger import Ledger
 from relabel.meter import Meter
 from relabel.report import REPORT, counts, read_report
+from relabel.text import pasteable
 
 _SHOWN = 5
 
@@ -22,14 +23,20 @@ def verify(opened: Opened, ledger: Ledger) -> Iterator[str]:
     Checks every stored reply against its digest, that each request which the source and config ask for has a reply
     under its own key, and each derived file byte for byte.
     """
-    yield from ledger.damaged()
+    damage = 0
+    for finding in ledger.damaged():
+        damage += 1
+        yield finding
+    if damage:
+        yield f"`{pasteable('relabel', 'verify', '--salvage', opened.folder)}` keeps what can be read of the ledger"
     with tempfile.TemporaryDirectory(prefix="relabel-verify-") as scratch:
         again = replace(opened, folder=Path(scratch))
         meter = Meter()
         tally = write_all(again.outcomes(ledger, meter), again.derived(), partial=True)
         report = read_report(opened.folder)
         if tally.waiting:
-            yield f"{tally.waiting} wait for a reply that is not in the ledger; `relabel run` goes on"
+            goes_on = pasteable("relabel", "run", opened.folder)
+            yield f"{tally.waiting} wait for a reply that is not in the ledger; `{goes_on}` goes on"
         if report is not None:
             wrong = [name for name, value in counts(tally, meter).items() if report.get(name) != value]
             if wrong:

@@ -59,14 +59,22 @@ def test_a_run_that_must_stop_exits_with_1_and_says_how_to_go_on(written: Callab
     with ReplyServer(finds_the_first) as server:
         done = relabel("run", str(written(server.url, budget={"requests": 5})), cwd=tmp_path)
     assert done.returncode == 1
-    assert "Stopped: budget.requests is reached: 5 sent." in done.stderr
+    assert "Stopped: budget.requests (5) is reached." in done.stderr
     assert (
         "5 new replies are safe in outputs/my, with all that was there before; running again goes on: relabel run "
         in done.stderr
     )
-    assert "relabel run" in done.stderr
+    assert done.stderr.endswith("my.yaml --set budget.requests=10\n")
     assert relabel("export", "outputs/my", cwd=tmp_path).returncode == 1
-    assert relabel("status", "outputs/my", cwd=tmp_path).returncode == 1
+    assert relabel("status", "outputs/my", cwd=tmp_path).stdout.endswith("`relabel run outputs/my` goes on\n")
+
+
+def test_the_folder_of_a_run_says_how_it_goes_on(written: Callable[..., Path], tmp_path: Path) -> None:
+    with ReplyServer(finds_the_first) as server:
+        relabel("run", str(written(server.url, budget={"requests": 5})), cwd=tmp_path)
+        done = relabel("run", "outputs/my", "--set", "budget.requests=null", cwd=tmp_path)
+    assert "requests    11 sent, 5 from the ledger" in done.stdout
+    assert (tmp_path / "outputs" / "my" / "cleaned.jsonl").exists()
 
 
 def test_a_server_that_is_not_there_stops_the_run_with_its_address(
@@ -75,10 +83,7 @@ def test_a_server_that_is_not_there_stops_the_run_with_its_address(
     done = relabel("run", str(written()), cwd=tmp_path)
     assert done.returncode == 1
     assert "http://127.0.0.1:9/v1/chat/completions: no server there" in done.stderr
-    assert (
-        "0 new replies are safe in outputs/my, with all that was there before; running again goes on: relabel run "
-        in done.stderr
-    )
+    assert "Nothing is lost; running again goes on: relabel run " in done.stderr
 
 
 def test_the_key_stands_nowhere(written: Callable[..., Path], tmp_path: Path) -> None:

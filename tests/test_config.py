@@ -144,7 +144,7 @@ def test_a_name_that_no_file_can_have_is_that_of_no_config(name: str) -> None:
 
 
 def test_a_config_that_is_not_there_names_the_presets() -> None:
-    with pytest.raises(ConfigError, match=r"no such config; name a YAML file or a preset .*rlhn"):
+    with pytest.raises(ConfigError, match=r"no such config; name a YAML file, a run folder or a preset .*rlhn"):
         find_config("nowhere/config.yaml")
 
 

@@ -140,6 +140,28 @@ class TestBudget:
                 assert "budget.usd" in summary.stopped
                 assert server.asked.total() == asked
 
+    def test_what_waits_to_be_sent_when_the_money_is_spent_is_not(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n) for n in range(200)])
+        costs = iter([100] * 60 + [5000] * 200)
+
+        def handler(_: dict[str, Any]) -> Answer:
+            return Answer(NOTHING, usage={"prompt_tokens": next(costs), "completion_tokens": 0}, latency=0.05)
+
+        prices = {"large": {"prompt": 10, "completion": 10}}
+        with ReplyServer(handler) as server:
+            summary = start(path, server.url, local={"concurrency": 8}, budget={"usd": 0.2}, prices=prices)
+            assert summary.goes_on_with == ("--set", "budget.usd=0.4")
+            assert server.asked.total() <= 60 + 3 + 8
+
+    def test_dollars_cannot_be_counted_where_tokens_are_not(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n) for n in range(50)])
+        unknown = Answer(NOTHING, usage={"prompt_tokens": None, "completion_tokens": None, "total_tokens": None})
+        prices = {"large": {"prompt": 10, "completion": 10}}
+        with ReplyServer(lambda _: unknown) as server:
+            summary = start(path, server.url, budget={"usd": 1}, prices=prices)
+            assert "set budget.requests in its place" in summary.stopped
+            assert server.asked.total() < 50
+
     def test_what_costs_nothing_is_not_held_up_by_a_budget(self, write_jsonl: WriteJsonl) -> None:
         path = write_jsonl([tevatron(n) for n in range(20)])
         with ReplyServer(lambda _: NOTHING, latency=0.02) as server:
@@ -228,7 +250,7 @@ class TestStop:
             return NOTHING if next(number) <= alive_for else Answer(status=500)
 
         with ReplyServer(handler) as server:
-            with pytest.raises(RunStopped, match=r"status 500, and so it has been for .* minutes"):
+            with pytest.raises(RunStopped, match=r"status 500, and so it has been for .* s"):
                 start(path, server.url, local={"concurrency": 4})
             assert server.asked.total() < 50
         assert stored(path) == alive_for
@@ -365,6 +387,15 @@ class TestFuse:
         blown = useless > 0.95
         assert (len(direct.client.requests) < 600) == blown
         assert ("replies to tier 'cheap' led to nothing but abstentions, mostly: " in direct.stop.reason) == blown
+
+    def test_is_not_kept_waiting_by_instances_with_many_calls(self, write_jsonl: WriteJsonl) -> None:
+        path = write_jsonl([tevatron(n, negatives=10) for n in range(150)])
+        judge = {"prompt": "graded"}
+        with ReplyServer(lambda _: Answer("gibberish", latency=0.01)) as server:
+            changes: dict[str, Any] = {"judge": judge, "policy": {"relabel": ["3"]}, "local": {"concurrency": 16}}
+            summary = start(path, server.url, **changes)
+            assert summary.goes_on_with == ("--retry", "abstained")
+            assert server.asked.total() < 400  # each question twice, of 3,000
 
     def test_does_not_keep_a_run_from_its_end_when_all_is_answered(self, write_jsonl: WriteJsonl) -> None:
         path = write_jsonl([tevatron(n) for n in range(130)])

@@ -73,7 +73,7 @@ CASES = {
     "no command": Case("frobnicate", 2, "No such command 'frobnicate'"),
     "no argument": Case("run", 2, "Missing argument 'CONFIG'"),
     "unknown option": Case("run quickstart --frobnicate", 2, "No such option"),
-    "no such config": Case("run nowhere.yaml", 2, "nowhere.yaml: no such config; name a YAML file or a preset"),
+    "no such config": Case("run nowhere.yaml", 2, "nowhere.yaml: no such config; name a YAML file, a run folder"),
     "a folder as config": Case("run folder", 2, "folder: no such config"),
     "limit of words": Case("run quickstart --limit many", 2, "Invalid value for '--limit'"),
     "limit of nothing": Case("run quickstart --limit 0", 2, "--limit 0: expected 1 or more"),
@@ -101,8 +101,8 @@ CASES = {
     "export to an unknown suffix": Case("export before --to x.xlsx", 2, "x.xlsx: unknown suffix; expected one of"),
     "export onto another run": Case("export before --to half/", 2, "half: holds a run of its own"),
     "export onto the source": Case("export before --to {source}", 2, "is the run's own source"),
-    "export of half a run": Case("export half", 1, "wait for a reply. `relabel run` goes on"),
-    "status of half a run": Case("status half", 1, "not complete: `relabel run` goes on"),
+    "export of half a run": Case("export half", 1, "wait for a reply. `relabel run half` goes on"),
+    "status of half a run": Case("status half", 1, "not complete: `relabel run half` goes on"),
     # config
     "an empty config": Case("run empty.yaml", 2, "empty.yaml: expected a mapping with keys input, cascade, policy"),
     "a list as config": Case("run list.yaml", 2, "list.yaml: expected a mapping"),
@@ -174,7 +174,7 @@ CASES = {
     "an edited report": Case("verify edited", 1, "report.json: is damaged, or was edited"),
     # the server
     "no server": run("clients.local.base_url=http://127.0.0.1:9/v1", "no server there: no connection", 1),
-    "a wrong key": served("wrong-key", "The key is wrong: check OPENAI_API_KEY"),
+    "a wrong key": served("wrong-key", "Check the key in OPENAI_API_KEY"),
     "a key without rights": served("forbidden", "The account may not use this"),
     "an unknown model": served("unknown", "Check the tier's model and the client's base_url"),
     "no credit left": served("no-credit", "The account may not use this; see to it there"),
@@ -184,7 +184,7 @@ CASES = {
     "prompts that are too long": served("too-long", "9 abstained: refused", 0),
     "replies that make no sense": served("gibberish", "9 abstained: no_verdict", 0),
     "replies that are cut off": served("cut-off", "9 abstained: length", 0),
-    "a budget that is used up": run("budget.requests=2", "budget.requests is reached: 2 sent. Raise it with --set", 1),
+    "a budget that is used up": run("budget.requests=2", "-used-up --set budget.requests=4\n", 1),
 }
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+def relabel(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "relabel", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -177,10 +183,44 @@ class TestLedger:
         assert (folder / "ledger-0001.sqlite.damaged").exists()
         assert derived(folder) == before
 
+    def test_that_is_damaged_under_a_finished_run_is_put_right_on_demand(self, start: Start, tmp_path: Path) -> None:
+        with ReplyServer(some_reply) as server:
+            ended(start(server.url))
+            folder = tmp_path / "outputs" / "my"
+            before = derived(folder)
+            with closing(sqlite3.connect(folder / "ledger-0001.sqlite", isolation_level=None)) as db:
+                db.execute("UPDATE spent SET prompt = 'many'")
+            found = relabel("verify", str(folder))
+            assert found.returncode == 1
+            assert f"`relabel verify --salvage {folder}` keeps what can be read" in found.stdout
+            found = relabel("verify", "--salvage", str(folder))
+            assert " replies salvaged; the damaged file is kept" in found.stderr
+            assert found.returncode == 0, found.stdout
+            ended(start(server.url))
+            assert server.keys.total() == len(server.keys)
+        assert derived(folder) == before
+
+    def test_that_lies_where_nothing_is_mounted_is_not_begun_anew(self, start: Start, tmp_path: Path) -> None:
+        folder = tmp_path / "outputs" / "my"
+        folder.mkdir(parents=True)
+        (folder / "ledger-0001.sqlite").symlink_to("nowhere/ledger-0001.sqlite")
+        with ReplyServer(some_reply) as server:
+            assert "ledger-0001.sqlite: cannot be used" in ended(start(server.url), 2)
+        assert not server.keys
+
+    def test_that_is_being_written_says_by_whom(self, start: Start, tmp_path: Path) -> None:
+        with ReplyServer(some_reply, latency=0.3) as server:
+            process = start(server.url)
+            while not server.keys:
+                time.sleep(0.01)
+            found = relabel("status", str(tmp_path / "outputs" / "my"))
+            ended(process)
+        assert f"not complete: process {process.pid} on " in found.stdout
+
 
 class TestServer:
     def test_in_any_bad_health_is_borne_and_every_request_comes_to_an_end(self, start: Start, tmp_path: Path) -> None:
-        passing = [name for name in FAULTS if name not in ("429-seconds", "429-date", "drip", "timeout")]
+        passing = [name for name in FAULTS if name not in ("401", "404", "429-seconds", "429-date", "drip", "timeout")]
         shares = {name: 0.4 / len(passing) for name in passing} | {"timeout": 0.02}
         with MisbehavingServer(LabelledJudge({}, relevant=1), faults=shares, latency=0.02, spread=0.5) as server:
             ended(start(server.url, timeout=1))

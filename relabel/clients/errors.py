@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -47,14 +47,23 @@ class Again(Exception):
     """This attempt failed and the next may not; `after` says how many seconds the server asked to wait.
 
     `too_many` says that it failed for other requests. `advice` is for whoever has never had a reply from there: then it
-    may be the wrong address.
+    may be the wrong address. If it is `fatal`, so to speak, no request will ever work unless it was a slip.
     """
 
-    def __init__(self, message: str, after: float | None = None, *, too_many: bool = False, advice: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        after: float | None = None,
+        *,
+        too_many: bool = False,
+        advice: str = "",
+        fatal: bool = False,
+    ) -> None:
         super().__init__(message)
         self.after = after
         self.too_many = too_many
         self.advice = advice
+        self.fatal = fatal
 
 
 class Refused(Exception):
@@ -79,16 +88,15 @@ class Complaint:
         return f"status {self.status}: {self.message}" if self.message else f"status {self.status}"
 
 
-def complaint(status: int, headers: Mapping[str, str], content: bytes, secrets: Sequence[str] = ()) -> Complaint:
-    """What a response says, whichever of the usual shapes its error has."""
+def complaint(status: int, headers: Mapping[str, str], content: bytes, mask: Callable[[str], str] = str) -> Complaint:
+    """What a response says, whichever of the usual shapes its error has, without what `mask` takes out."""
 
     def plain(text: object, length: int = 500) -> str:
-        words = without_credentials(" ".join(str(text).encode("utf-8", "replace").decode().split()))
-        for secret in secrets:
-            if len(secret) < 8:  # a dummy for a local server: masking it would only garble what is said
-                continue
-            words = words.replace(secret, "***")
-        return words[:length]
+        try:
+            words = str(text)
+        except RecursionError:  # an object in an object in an object…
+            return ""
+        return mask(without_credentials(" ".join(words.encode("utf-8", "replace").decode().split())))[:length]
 
     payload = read_json(content)
     if isinstance(payload, list) and payload:
@@ -124,19 +132,25 @@ def _place(loc: object) -> str:
 def classify(fault: Complaint) -> Again | Refused | RunStopped:
     """What a response with an error means."""
     if fault.status == 401 or (fault.status == 400 and _WRONG_KEY.search(fault.message)):
-        return RunStopped(f"{fault}. The key is wrong: check OPENAI_API_KEY, or the variable that api_key_env names.")
+        return RunStopped(
+            f"{_sentence(fault)} Check the key in OPENAI_API_KEY, or in the variable that api_key_env names."
+        )
     if fault.status in (402, 403) or fault.code in _NO_CREDIT:
-        return RunStopped(f"{fault}. The account may not use this; see to it there, then run again.")
+        return RunStopped(f"{_sentence(fault)} The account may not use this; see to it there, then run again.")
     wrong_model = fault.code == "model_not_found" or _WRONG_MODEL.search(fault.message)
     if fault.status in (404, 410) or (fault.status == 400 and wrong_model):
-        return RunStopped(f"{fault}. Check the tier's model and the client's base_url.")
+        return RunStopped(f"{_sentence(fault)} Check the tier's model and the client's base_url.")
     if fault.status == 429 and _TOO_LARGE.search(fault.message):
         return Refused(f"{fault.code}: {fault.message}" if fault.code else str(fault))
     if fault.status in (408, 409, 425, 429) or (fault.status >= 500 and fault.status != 501):
         return Again(str(fault), fault.wait, too_many=fault.status == 429)
     if 400 <= fault.status < 500 and fault.status != 405:
         return Refused(f"{fault.code}: {fault.message}" if fault.code else str(fault))
-    return RunStopped(f"{fault}. That is no chat completions API; check base_url.")
+    return RunStopped(f"{_sentence(fault)} That is no chat completions API; check base_url.")
+
+
+def _sentence(fault: Complaint) -> str:
+    return f"{str(fault).rstrip('. ')}."
 
 
 def is_plain(fault: Complaint) -> bool:

@@ -162,7 +162,7 @@ class Flow:
         patience = _GIVE_UP_AFTER[self.heard]
         if now - self._down_since <= patience:
             return ""
-        return f"{why}, and so it has been for {patience / 60:g} minutes. Is it up?"
+        return f"{why}, and so it has been for {patience:.0f} s. Is it up?"
 
     @property
     def _down(self) -> bool:

@@ -7,6 +7,7 @@ posted through aiohttp, which costs a tenth of the time. For Azure the package i
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import time
@@ -29,8 +30,10 @@ from relabel.config import OpenAIClientSettings
 from relabel.errors import RunStopped, Unanswered
 from relabel.records import Reply, Request
 
-_FIRST_CONTACT = 3
-"""Attempts at a server that has never answered, before it is taken to be the wrong address."""
+_HOPELESS = 3
+"""Attempts where an error says that nothing will ever work: at a server that has never answered, which may be the wrong
+address, and at one that has, which may have been a slip of something on the way.
+"""
 
 _NOBODY = "Is it up, and is base_url (or OPENAI_BASE_URL) right?"
 _NO_API = "That is no chat completions API: check base_url (or OPENAI_BASE_URL), or a proxy or log-in page on the way."
@@ -39,6 +42,9 @@ _FIRST_WAIT = 0.25
 """Seconds before a failed request is sent again; twice as long before each next attempt."""
 
 _LONGEST_WAIT = 60.0
+
+_LARGEST = 32 << 20
+"""More bytes than any chat completion has."""
 
 _REFUSALS = (0.2, 5.0)
 """Seconds before a request that came too many is sent again, the first and the longest: that there are fewer of them is
@@ -134,14 +140,17 @@ class OpenAIClient:
             await asyncio.sleep(seconds)
 
     def _most(self, fault: Again) -> int:
-        """How many attempts are made: fewer at a server that nobody has ever reached."""
+        """How many attempts are made: fewer where it looks as if none will ever work."""
         most = self._settings.max_attempts
-        return min(most, _FIRST_CONTACT) if fault.advice and not self._flow.heard else most
+        return min(most, _HOPELESS) if self._hopeless(fault) else most
+
+    def _hopeless(self, fault: Again) -> bool:
+        return fault.fatal or bool(fault.advice and not self._flow.heard)
 
     def _give_up(self, state: RetryCallState) -> Reply:
         fault = _failure(state)
-        if fault.advice and not self._flow.heard:
-            raise self._stopped(f"{fault}. {fault.advice}")
+        if self._hopeless(fault):
+            raise self._stopped(f"{fault}. {fault.advice}" if fault.advice else str(fault))
         attempts = f"{state.attempt_number} attempts" if state.attempt_number > 1 else "1 attempt"
         raise Unanswered(f"{self.endpoint}: {fault} ({attempts})")
 
@@ -175,8 +184,8 @@ class OpenAIClient:
         """Post a request once; `fault` is the complaint for which something has been left out of it."""
         body = orjson.dumps(sent | {"messages": orjson.Fragment(request.messages_json)})
         status, headers, content, seconds = await self._exchange(request, body)
-        if status != 200 or (reply := reply_of(content, seconds)) is None:
-            return replace(complaint(status, headers, content, self._target.secrets), seconds=seconds)
+        if status != 200 or (reply := reply_of(content, seconds, self._target.masked)) is None:
+            return replace(complaint(status, headers, content, self._target.masked), seconds=seconds)
         self._flow.answered(seconds)
         for found_out in dialect.heard(request, sent, reply, fault):
             self._say(f"{request.model} at {self.endpoint} {found_out}")
@@ -211,9 +220,11 @@ class OpenAIClient:
             self._flow.alive()
         elif isinstance(fault, Again):
             return self._failed(fault)
-        if isinstance(fault, RunStopped) and self._flow.heard and found.status in (400, 403):
+        if not isinstance(fault, RunStopped):
+            return fault
+        if self._flow.heard and found.status in (400, 403):
             return Refused(str(found))  # it has answered others: this is about the request, not about us
-        return self._stopped(str(fault)) if isinstance(fault, RunStopped) else fault
+        return Again(str(fault), fatal=True) if self._flow.heard else self._stopped(str(fault))
 
     def _failed(self, fault: Again) -> Again | RunStopped:
         """What a failure means that may be the server's: another attempt, until it has been down for too long."""
@@ -252,17 +263,30 @@ class OpenAIClient:
         headers = {**self._target.headers, "X-Client-Request-Id": request.key}
         try:
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-                return response.status, response.headers, await response.read()
+                return response.status, response.headers, await _whole(response)
         except aiohttp.ConnectionTimeoutError:
             raise Again("no server there: no connection within 10 s", advice=_NOBODY) from None
         except TimeoutError:
             self._flow.refused("no answer", None)
             raise Again(f"no answer within {self._settings.timeout:g} s") from None
         except aiohttp.ClientConnectorError as fault:
+            if fault.os_error.errno in (errno.EMFILE, errno.ENFILE):
+                raise Again("no connection: too many files are open here (ulimit -n)") from None
             why = fault.os_error.strerror or fault.os_error
             raise Again(f"no server there: no connection ({why})", advice=_NOBODY) from None
         except (aiohttp.ClientError, OSError) as fault:
             raise Again(f"the connection broke ({type(fault).__name__})") from None
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """The body, if it is of a size that a reply can have."""
+    content = bytearray()
+    while block := await response.content.readany():
+        content += block
+        if len(content) > _LARGEST:
+            response.close()
+            raise Again(f"a body of more than {_LARGEST >> 20} MiB", advice=_NO_API)
+    return bytes(content)
 
 
 def _failure(state: RetryCallState) -> Again:

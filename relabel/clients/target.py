@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from urllib.parse import quote, urlencode
 
 from yarl import URL
@@ -14,16 +16,36 @@ from relabel.config import OpenAIClientSettings
 from relabel.errors import ConfigError
 from relabel.text import without_credentials
 
+_LEAST_SECRET = 8
+"""A shorter key is a dummy for a local server: masking it would only garble what is said."""
+
 OPENAI_URL = "https://api.openai.com/v1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
-    """Where to post, and with which headers; `secrets` must never be shown."""
+    """Where to post, and with which headers; the `secrets` among these must never be shown."""
 
     url: str
     headers: dict[str, str]
     secrets: tuple[str, ...]
+
+    @cached_property
+    def _told(self) -> list[str]:
+        """The secrets as somebody may repeat them, in small letters: plain, percent-encoded, in base64."""
+        long = [secret for secret in self.secrets if len(secret) >= _LEAST_SECRET]
+        forms = {
+            form.lower() for one in long for form in (one, quote(one), quote(one, safe=""), _base64(one).rstrip("="))
+        }
+        return sorted(forms, key=len, reverse=True)
+
+    def masked(self, text: str) -> str:
+        """What a server said, with `***` in the place of every secret that it repeats."""
+        lowered = text.lower()
+        for form in self._told:
+            if form in lowered:
+                text = re.sub(re.escape(form), "***", text, flags=re.IGNORECASE)
+        return text
 
     def url_for(self, model: str) -> str:
         """The address for a model: Azure has one for each deployment."""
@@ -58,6 +80,8 @@ def _openai(name: str, settings: OpenAIClientSettings) -> Target:
     base = settings.base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL
     key = _key(name, settings.api_key_env, "OPENAI_API_KEY")
     url = f"{base.rstrip('/')}/chat/completions"
+    if "://***@" in base:
+        raise ConfigError(f"client {name!r}: base_url holds *** in the place of its user and password; name them")
     with suppress(ValueError):  # no URL at all: whoever checks it says so
         if (address := URL(url)).user is not None or address.password is not None:
             return _with_password(name, settings, address, key)
@@ -75,7 +99,7 @@ def _with_password(name: str, settings: OpenAIClientSettings, url: URL, key: str
             f"client {name!r}: base_url holds a user and password, and api_key_env names a key; a request can carry "
             "one of them"
         )
-    basic = b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+    basic = _base64(f"{url.user or ''}:{url.password or ''}")
     return Target(str(url.with_user(None)), {"Authorization": f"Basic {basic}"}, (url.password or "", basic, key or ""))
 
 
@@ -89,6 +113,10 @@ def _azure(name: str, settings: OpenAIClientSettings) -> Target:
     azure = AsyncAzureOpenAI(azure_endpoint=settings.azure_endpoint, api_version=version, api_key=key)
     base, query = str(azure.base_url).rstrip("/"), urlencode(azure.default_query)
     return Target(f"{base}/deployments/{{model}}/chat/completions?{query}", {"api-key": key}, (key,))
+
+
+def _base64(text: str) -> str:
+    return b64encode(text.encode()).decode()
 
 
 def _key(name: str, variable: str | None, default: str) -> str | None:

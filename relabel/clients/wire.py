@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from relabel.clients.errors import read_json
@@ -12,8 +13,12 @@ _FAR = 1e6
 """No log probability is that far from zero; some servers write -9999 for hardly any."""
 
 
-def reply_of(content: bytes, seconds: float) -> Reply | None:
-    """A reply from a chat completion, None from anything else that comes with status 200."""
+_DIGITS = 9
+"""No call takes a number of tokens with more."""
+
+
+def reply_of(content: bytes, seconds: float, mask: Callable[[str], str] = str) -> Reply | None:
+    """A reply from a chat completion, without what `mask` takes out; None from anything else with status 200."""
     found = read_json(content)
     payload = found if isinstance(found, dict) else {}
     choices = payload.get("choices")
@@ -21,14 +26,19 @@ def reply_of(content: bytes, seconds: float) -> Reply | None:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
         return None
+
+    def word(value: object) -> str | None:
+        found = _word(value)
+        return mask(found) if found else None
+
     return Reply(
         "ok",
-        _text(message.get("content")),
-        _word(choice.get("finish_reason")),
-        _word(message.get("refusal")),
-        _word(message.get("reasoning_content") or message.get("reasoning")),
-        model=_word(payload.get("model")) or "",
-        fingerprint=_word(payload.get("system_fingerprint")),
+        mask(_text(message.get("content"))),
+        word(choice.get("finish_reason")),
+        word(message.get("refusal")),
+        word(message.get("reasoning_content") or message.get("reasoning")),
+        model=word(payload.get("model")) or "",
+        fingerprint=word(payload.get("system_fingerprint")),
         usage=_usage(payload.get("usage")),
         seconds=seconds,
         logprobs=_tokens(choice.get("logprobs")),
@@ -55,7 +65,12 @@ def _usage(usage: object) -> Usage:
 
 
 def _count(value: object) -> int:
-    return value if type(value) is int and 0 < value < 1 << 53 else 0
+    """A number of tokens, in whatever type it comes; what cannot be one is none."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _DIGITS:
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 < value < 10**_DIGITS else 0
 
 
 def _tokens(logprobs: object) -> tuple[Token, ...] | None:

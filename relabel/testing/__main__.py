@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -37,8 +38,10 @@ def main(
 ) -> None:
     """An OpenAI-compatible server on loopback that answers every built-in prompt and misbehaves as it is told.
 
-    Prints its address, and what it was asked and gave at the end (at any time under /counts). Stop it with Ctrl-C.
+    Prints its address, the base_url of a client, and at the end what it was asked and gave (at any time under /counts,
+    without the /v1). Stop it with Ctrl-C.
     """
+    up = ExitStack()
     try:
         shares = {name: float(share) for name, _, share in (one.partition("=") for one in fault or [])}
         server = MisbehavingServer(
@@ -57,12 +60,13 @@ def main(
             seed=seed,
             port=port,
         )
+        up.enter_context(server)
     except (ValueError, OSError) as mistake:
         raise typer.BadParameter(str(mistake)) from None
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with server:
+    with up:
         print(server.url, flush=True)
         ended.wait()
     print(json.dumps(server.counts()))

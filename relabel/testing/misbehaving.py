@@ -42,6 +42,8 @@ def _error(status: int, message: str, headers: Mapping[str, str] | None = None) 
 
 
 FAULTS: Mapping[str, Fault] = {
+    "401": lambda answer, body: _error(401, "Incorrect API key provided"),
+    "404": lambda answer, body: _error(404, f"The model {body['model']!r} does not exist"),
     "429": lambda answer, body: too_many(),
     "429-seconds": lambda answer, body: too_many("seconds"),
     "429-date": lambda answer, body: too_many("date"),

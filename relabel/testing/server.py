@@ -73,9 +73,12 @@ class ReplyServer:
         return f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._broken: OSError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._ready.wait(10)
+        if self._broken is not None:  # the port is taken
+            raise self._broken
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,6 +92,13 @@ class ReplyServer:
     def rise(self) -> None:
         """Serve again, at the same address."""
         asyncio.run_coroutine_threadsafe(self._rise(), self._loop).result(10)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except OSError as fault:
+            self._broken = fault
+            self._ready.set()
 
     async def _serve(self) -> None:
         self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()

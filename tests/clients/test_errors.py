@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relabel.clients.errors import Again, Complaint, Refused, classify, complaint, read_json, retry_after, unsupported
+from relabel.clients.target import Target
 from relabel.errors import RunStopped
 
 NOW = 1_700_000_000
@@ -20,7 +21,7 @@ BODY = {"model": "m", "messages": [], "max_tokens": 9, "temperature": 0.0, "seed
 
 def said(status: int, payload: Any, *secrets: str) -> Complaint:
     content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    return complaint(status, {}, content, secrets)
+    return complaint(status, {}, content, Target("", {}, secrets).masked)
 
 
 def error(message: str, code: str | int | None = None, **fields: Any) -> dict[str, Any]:
@@ -41,9 +42,9 @@ def test_a_passing_trouble_is_worth_another_attempt(status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "payload", "advice"),
     [
-        (401, error("wrong key"), "check OPENAI_API_KEY"),
-        (400, error("Incorrect API key provided: sk-1***2."), "check OPENAI_API_KEY"),
-        (400, [error("API key not valid. Please pass a valid API key.", 400)], "check OPENAI_API_KEY"),
+        (401, error("wrong key"), "Check the key in OPENAI_API_KEY"),
+        (400, error("Incorrect API key provided: sk-1***2."), "Check the key in OPENAI_API_KEY"),
+        (400, [error("API key not valid. Please pass a valid API key.", 400)], "Check the key in OPENAI_API_KEY"),
         (402, error("Insufficient Balance"), "account"),
         (403, error("Country not supported"), "account"),
         (429, error("You exceeded your current quota", "insufficient_quota"), "account"),
@@ -163,7 +164,7 @@ JSON = st.recursive(
 
 @given(st.integers(201, 599), JSON.map(lambda value: json.dumps(value).encode()) | st.binary())
 def test_no_response_makes_it_raise(status: int, content: bytes) -> None:
-    found = complaint(status, {}, content, ("key",))
+    found = complaint(status, {}, content, str)
     unsupported(found, BODY)
     assert isinstance(classify(found), Again | Refused | RunStopped)
 

@@ -152,6 +152,10 @@ class TestReply:
         with ReplyServer(lambda _: Answer("yes", usage=usage)) as server:
             assert reply(server.url).usage == Usage()
 
+    def test_tokens_are_counted_in_whatever_type_they_come(self) -> None:
+        with ReplyServer(lambda _: Answer("yes", usage={"prompt_tokens": 12.0, "completion_tokens": "3"})) as server:
+            assert reply(server.url).usage == Usage(12, 0, 3)
+
     def test_half_a_surrogate_pair_does_not_cost_the_reply(self) -> None:
         body = '{"choices": [{"message": {"content": "a\\ud83db \\ud83d\\ude00"}, "finish_reason": "stop"}]}'
         with ReplyServer(lambda _: Answer(body=body)) as server:

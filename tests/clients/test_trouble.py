@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -15,6 +17,8 @@ from relabel.errors import ConfigError, RunStopped, Unanswered
 from relabel.records import Reply
 from relabel.testing import Answer, ReplyServer
 from tests.clients.shared import ask, client, error, failure, in_turn, replies, reply, request, scripted
+
+KEY = "sk-se/cret+0123456789"
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +149,28 @@ class TestStop:
             assert server.url in str(one)
             assert "sk-secret" not in str(one)
 
+    def test_a_slip_among_good_replies_does_not(self) -> None:
+        slip = error(401, "who are you?")
+        with ReplyServer(scripted("yes", slip, slip, "yes")) as server:
+            found = asyncio.run(in_turn(client(server.url), request("a"), request("b")))
+        assert [one.text for one in found if isinstance(one, Reply)] == ["yes", "yes"]
+        with ReplyServer(scripted("yes", slip)) as server:
+            _, stopped = asyncio.run(in_turn(client(server.url), request("a"), request("b")))
+        assert isinstance(stopped, RunStopped)
+        assert server.asked.total() == 4
+
+    @pytest.mark.parametrize("told", [KEY, KEY.upper(), quote(KEY, safe=""), b64encode(KEY.encode()).decode()])
+    def test_a_key_is_masked_wherever_a_server_repeats_it(self, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        message = {"content": f"a {told}", "refusal": told, "reasoning": told}
+        repeats = Answer(message=message, finish_reason=told, extra={"model": told, "system_fingerprint": told})
+        with ReplyServer(lambda _: repeats) as server:
+            found = reply(server.url)
+        assert told not in repr(found)
+        assert found.text == "a ***"
+        with ReplyServer(lambda _: error(400, f"no {told}", code=told)) as server:
+            assert told not in repr(reply(server.url))
+
     def test_a_key_in_a_reply_that_is_none_is_not_repeated(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
         with ReplyServer(lambda _: Answer(body="<html>sk-secret</html>")) as server:
@@ -249,6 +275,17 @@ class TestHostility:
             found = reply(server.url)
         assert found.status == "refused"
         assert (found.error or "").encode()
+
+    def test_an_endless_body_is_not_read_to_its_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "_LARGEST", 1 << 20)
+        with ReplyServer(scripted("yes", Answer("a" * (2 << 20)), "no")) as server:
+            found = asyncio.run(in_turn(client(server.url, max_attempts=2), request("a"), request("b")))
+        assert [one.text for one in found if isinstance(one, Reply)] == ["yes", "no"]
+
+    def test_an_error_that_is_nested_without_end_is_an_error_like_any_other(self) -> None:
+        body = '{"error": {"message": ' + '{"a": ' * 990 + "1" + "}" * 992
+        with ReplyServer(lambda _: Answer(status=400, body=body)) as server:
+            assert reply(server.url).status == "refused"
 
     def test_a_redirect_is_not_followed(self) -> None:
         with ReplyServer(lambda _: "stolen") as thief:

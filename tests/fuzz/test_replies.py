@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relabel.clients.errors import classify, complaint, retry_after, unsupported
+from relabel.clients.target import Target
 from relabel.clients.wire import reply_of
 from relabel.fence import Fence
 from relabel.forms import FORMS
@@ -247,7 +248,7 @@ ERRORS = [
 @quick
 @given(st.integers(200, 599), st.sampled_from(ERRORS).flatmap(lambda error: mutated(error, most=3)).map(as_bytes))
 def test_an_error_can_be_told_whatever_its_shape(status: int, content: bytes) -> None:
-    found = complaint(status, {}, content, ("sk-a-secret-key",))
+    found = complaint(status, {}, content, Target("", {}, ("sk-a-secret-key",)).masked)
     assert orjson.dumps([found.code, found.message])
     assert str(classify(found)).encode()
     unsupported(found, {"model": "m", "messages": [], "seed": 1, "logprobs": True})
