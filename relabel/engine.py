@@ -168,9 +168,12 @@ class Asker:
     async def _send(self, call: Call, tier: TierProgress) -> Reply | None:
         client = self._clients[call.client]
         tier.awaited += 1
-        reply = None
+        found = reply = None
         try:
-            found = await client.send(call.request)
+            try:
+                found = await client.send(call.request)
+            finally:  # before it is stored: another request may take its place at once
+                cost = self._budget.land(call.request.model, found)
             await self._ledger.append(Entry(call, found, client.endpoint))
             reply = found
         except Unanswered as fault:
@@ -181,7 +184,6 @@ class Asker:
             self._stop.request(str(fault), fault)
         finally:
             tier.awaited -= 1
-            cost = self._budget.land(call.request.model, reply)
         if reply is not None:
             self._in_vain = 0
             tier.replied += 1
