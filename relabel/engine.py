@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from relabel.cascade import Cascade
-from relabel.clients import Client
+from relabel.clients import Client, Deferring
 from relabel.config import BudgetSettings
 from relabel.costs import Prices
 from relabel.errors import InputError, LedgerError, RelabelError, RunStopped, Unanswered
@@ -31,6 +31,9 @@ _READ_AHEAD = 32
 
 _BESIDES = 16
 """So many calls, and two for each request that may be in flight, are open at once."""
+
+_IDLE_PASSES = 10
+"""More passes in a row without a new reply than any number of models taking turns needs."""
 
 _IN_VAIN = 100
 """So many requests in a row without one reply, each after all its attempts, end a run."""
@@ -72,6 +75,19 @@ class Progress:
     unanswered: dict[str, int] = field(default_factory=dict)
     stopping: str = ""
 
+    def begin(self) -> None:
+        """Another pass over the source: what was answered before comes from the ledger now."""
+        self.read = self.instances = self.quarantined = 0
+        self.unanswered.clear()
+        for tier in self.tiers.values():
+            tier.candidates = tier.abstained = tier.unanswered = 0
+            tier.from_ledger = -tier.replied
+
+    @property
+    def replied(self) -> int:
+        """New replies so far."""
+        return sum(tier.replied for tier in self.tiers.values())
+
     @property
     def fraction(self) -> float | None:
         """The share of the source that is answered, where it can be told."""
@@ -98,6 +114,9 @@ class Asker:
     ) -> None:
         """`note` is told of requests that end without a reply or are refused: an event, and its fields by name."""
         self.fuse = Fuse(budget.abstained)
+        self.put_off = 0
+        """Calls that had to wait for the end of the pass."""
+        self._share = budget.abstained
         self._ledger = ledger
         self._clients = clients
         self._budget = Budget(budget, prices, ledger.spent(), stop)
@@ -155,6 +174,10 @@ class Asker:
             return None
         if self.fuse.blown(call.tier, self._stop):
             return None
+        client = self._clients[call.client]
+        if isinstance(client, Deferring) and client.puts_off(call):
+            self.put_off += 1
+            return None
         future = self._in_flight[key] = asyncio.get_running_loop().create_future()
         reply = None
         try:
@@ -185,17 +208,44 @@ class Asker:
         finally:
             tier.awaited -= 1
         if reply is not None:
-            self._in_vain = 0
-            tier.replied += 1
-            if reply.status == "refused":
-                self._note("refused", tier=call.tier, request=call.request.key, reason=reply.error)
-            tier.cost += cost
-            tier.usage = Usage(
-                tier.usage.prompt + reply.usage.prompt,
-                tier.usage.cached + reply.usage.cached,
-                tier.usage.completion + reply.usage.completion,
-            )
+            self._count(call, reply, cost)
         return reply
+
+    def _count(self, call: Call, reply: Reply, cost: float) -> None:
+        tier = self._progress.tiers[call.tier]
+        self._in_vain = 0
+        tier.replied += 1
+        if reply.status == "refused":
+            self._note("refused", tier=call.tier, request=call.request.key, reason=reply.error)
+        tier.cost += cost
+        tier.usage = Usage(
+            tier.usage.prompt + reply.usage.prompt,
+            tier.usage.cached + reply.usage.cached,
+            tier.usage.completion + reply.usage.completion,
+        )
+
+    async def settle(self) -> None:
+        """Between two passes: have what was put off seen to, and begin anew."""
+        try:
+            for client in self._clients.values():
+                if isinstance(client, Deferring) and not self._stop:
+                    await client.settle(self)
+        except (RunStopped, LedgerError) as fault:
+            self._stop.request(str(fault), fault)
+        self.put_off = 0
+        self.fuse = Fuse(self._share)
+        self._progress.begin()
+
+    def admit(self, call: Call, *, sent: bool = False) -> bool:
+        """Whether the budget has room for a call that was put off; one that was sent before is counted, room or not."""
+        return self._budget.admit_now(call.request, sent=sent)
+
+    async def store(self, call: Call, reply: Reply | None) -> None:
+        """Take in the reply to such a call, or that it gets none for now."""
+        cost = self._budget.land(call.request.model, reply)
+        if reply is not None:
+            await self._ledger.append(Entry(call, reply, self._clients[call.client].endpoint))
+            self._count(call, reply, cost)
 
     def _count_unanswered(self, reason: str) -> None:
         """Keep the reason; after very many in a row without one reply between, stop."""
@@ -216,7 +266,33 @@ async def answer(
     workers: int,
     limit: int | None = None,
 ) -> None:
-    """Have every call that the source needs answered, or as many as `stop` allows. Progress tells what came of it."""
+    """Have every call that the source needs answered, or as many as `stop` allows. Progress tells what came of it.
+
+    Calls that are put off take another pass over the source, in which what was answered before costs nothing.
+    """
+    idle = 0
+    while True:
+        before = progress.replied
+        await _pass(source, cascade, asker, progress, stop, workers, limit)
+        if stop or not asker.put_off:
+            return
+        await asker.settle()
+        idle = 0 if progress.replied > before else idle + 1
+        if idle > _IDLE_PASSES:
+            stop.request("the last passes over the source brought no reply")
+        if stop:
+            return
+
+
+async def _pass(
+    source: Source,
+    cascade: Cascade,
+    asker: Asker,
+    progress: Progress,
+    stop: Stop,
+    workers: int,
+    limit: int | None,
+) -> None:
     queue: asyncio.Queue[Instance | None] = asyncio.Queue(2 * _READ_AHEAD)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_read(source, queue, progress, stop, workers, limit))

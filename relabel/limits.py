@@ -10,7 +10,10 @@ from relabel.config import BudgetSettings
 from relabel.costs import Prices
 from relabel.errors import RelabelError
 from relabel.ledger import Spent
-from relabel.records import UNANSWERED, Reply, Usage, Verdict
+from relabel.records import UNANSWERED, Reply, Request, Usage, Verdict
+
+_BYTES_PER_TOKEN, _REPLY = 4, 300
+"""By which the cost of a call is guessed: of its prompt, and the tokens of a reply."""
 
 _USEFUL_AFTER = 100
 """So many replies to a tier must be in before it can be told that they are of no use."""
@@ -55,29 +58,55 @@ class Budget:
             self._replies[one.model] += one.replies
             self._usd[one.model] += prices.cost(one.model, one.usage) or 0.0
         self._in_flight: Counter[str] = Counter()
+        self._guess: dict[str, float] = {}
         self._landed = asyncio.Event()
 
     async def admit(self, model: str) -> bool:
         """Whether another call of this model may be sent; waits while calls in flight may use up what is left."""
-        most = self._limits.requests
         self._look_at_the_bill()
         while not self._stop:
-            if most is not None and self._replies.total() + self._in_flight.total() >= most:
-                more = ("--set", f"budget.requests={2 * most or 100}")
-                self._stop.admit_no_more(f"budget.requests ({most:,}) is reached", goes_on_with=more)
-            elif self._affordable():
+            if self._counts_out():
+                continue
+            if self._affordable():
                 self._in_flight[model] += 1
                 return True
-            else:
-                await self._landed.wait()
+            await self._landed.wait()
         return False
+
+    def admit_now(self, request: Request, *, sent: bool = False) -> bool:
+        """Whether a request may go into a batch: nothing may have landed by then, so that costs are guessed. One that
+        was `sent` before is counted in any case.
+        """
+        model = request.model
+        words = Usage(len(request.messages_json) // _BYTES_PER_TOKEN, 0, _REPLY)
+        self._guess[model] = self._prices.cost(model, words) or 0.0
+        if not sent:
+            self._look_at_the_bill()
+            if self._stop or self._counts_out():
+                return False
+            if not self._affordable():
+                self._spent_up(self._stop.admit_no_more)
+                return False
+        self._in_flight[model] += 1
+        return True
+
+    def _counts_out(self) -> bool:
+        """Whether as many requests are sent as may be; then that stops the run."""
+        most = self._limits.requests
+        if most is None or self._replies.total() + self._in_flight.total() < most:
+            return False
+        more = ("--set", f"budget.requests={2 * most or 100}")
+        self._stop.admit_no_more(f"budget.requests ({most:,}) is reached", goes_on_with=more)
+        return True
 
     def _look_at_the_bill(self) -> None:
         """Stop once it is paid what may be: calls that are admitted and wait to be sent are beyond that, too."""
-        most = self._limits.usd
-        if most is not None and sum(self._usd.values()) >= most:
-            more = ("--set", f"budget.usd={2 * most:g}")
-            self._stop.request(f"budget.usd ({most:g}) is reached", goes_on_with=more)
+        if self._limits.usd is not None and sum(self._usd.values()) >= self._limits.usd:
+            self._spent_up(self._stop.request)
+
+    def _spent_up(self, stop: Callable[..., None]) -> None:
+        most = self._limits.usd or 0.0
+        stop(f"budget.usd ({most:g}) is reached", goes_on_with=("--set", f"budget.usd={2 * most:g}"))
 
     def _affordable(self) -> bool:
         if self._limits.usd is None or not self._in_flight.total():
@@ -89,6 +118,8 @@ class Budget:
         """What a call of this model is likely to cost, in US dollars: all there is, until the first has landed."""
         if self._replies[model]:
             return self._usd[model] / self._replies[model]
+        if model in self._guess:
+            return self._guess[model]
         return self._limits.usd or 0.0 if self._prices.cost(model, Usage()) is not None else 0.0
 
     def land(self, model: str, reply: Reply | None) -> float:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from relabel.config import ClientSettings, OpenAIClientSettings
-from relabel.records import Reply, Request
+from relabel.records import Call, Reply, Request
 
 
 class Client(Protocol):
@@ -30,6 +30,34 @@ class Client(Protocol):
 
     async def close(self) -> None:
         """Let go of connections."""
+
+
+class Desk(Protocol):
+    """Whoever keeps the run's books: says what may be sent between two passes, and takes replies in."""
+
+    def admit(self, call: Call, *, sent: bool = False) -> bool:
+        """Whether the budget has room for this call; one that was `sent` before is counted, room or not."""
+
+    async def store(self, call: Call, reply: Reply | None) -> None:
+        """Take in the reply to a call that was admitted, or that it gets none for now; returns when it is on disk."""
+
+
+@runtime_checkable
+class Deferring(Client, Protocol):
+    """A client that puts calls off: into a batch, or until its model has its turn.
+
+    A call that was put off has no reply in this pass over the source. Between two passes the client is told to settle;
+    the next pass finds the replies in the ledger.
+    """
+
+    def puts_off(self, call: Call) -> bool:
+        """Whether this call must wait for the pass to end; if not, it is to be sent."""
+
+    async def settle(self, desk: Desk) -> None:
+        """Have what was put off answered, or get ready to answer it in the next pass.
+
+        Raises RunStopped where somebody must do something first, or nothing more can be done.
+        """
 
 
 def make_client(name: str, settings: ClientSettings, say: Callable[[str], None]) -> Client:
