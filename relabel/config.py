@@ -200,19 +200,74 @@ class PolicySettings(Settings):
         return self
 
 
-class OpenAIClientSettings(Settings):
-    """A server that speaks the OpenAI chat completions API, over HTTP. Azure with `azure_endpoint`."""
+class ServerSettings(Settings):
+    """How a server over HTTP may be asked."""
 
-    kind: Literal["openai"]
-    base_url: str | None = None
     api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    azure_endpoint: str | None = None
-    api_version: str | None = None
     concurrency: int = Field(256, ge=1)
     requests_per_minute: float | None = Field(None, gt=0)
     tokens_per_minute: float | None = Field(None, gt=0)
     timeout: float = Field(600, gt=0)
     max_attempts: int = Field(8, ge=1)
+
+
+class OpenAIClientSettings(ServerSettings):
+    """A server that speaks the OpenAI chat completions API, over HTTP. Azure with `azure_endpoint`."""
+
+    kind: Literal["openai"]
+    base_url: str | None = None
+    azure_endpoint: str | None = None
+    api_version: str | None = None
+
+
+class VLLMClientSettings(ServerSettings):
+    """vLLM: servers that run (`base_url`, one or several that serve the same models), or an engine that is started here
+    (`model`) by the Python that has vLLM in it.
+
+    The engine's settings have vLLM's own names; `engine_args` holds any others. `concurrency` is for each server.
+    """
+
+    kind: Literal["vllm"]
+    base_url: str | list[str] | None = None
+    model: str | None = None
+    revision: str | None = None
+    dtype: str = "auto"
+    quantization: str | None = None
+    tensor_parallel_size: int = Field(1, ge=1)
+    max_model_len: int | None = Field(None, ge=1)
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    engine_args: dict[str, Any] = {}
+    python: str | None = None
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if (self.base_url is None) == (self.model is None):
+            raise ValueError("set base_url for servers that run, or model for an engine that is started here, not both")
+        if self.base_url in ("", []):
+            raise ValueError("base_url is empty")
+        other = _OF_SERVERS if self.base_url is None else _OF_ENGINES
+        for name in sorted(other & self.model_fields_set):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                place = "an engine that is started here" if self.base_url is None else "servers that run already"
+                raise ValueError(f"{name} means nothing to {place}")
+        if "hf_token" in self.engine_args:
+            raise ValueError("engine_args may not set hf_token: name it in the environment, as HF_TOKEN")
+        if named := sorted(self.engine_args.keys() & {"model", *_OF_ENGINES}):
+            raise ValueError(f"engine_args may not set {', '.join(named)}: these are settings of their own")
+        return self
+
+
+_OF_SERVERS = {"api_key_env", "requests_per_minute", "tokens_per_minute", "timeout", "max_attempts"}
+_OF_ENGINES = {
+    "revision",
+    "dtype",
+    "quantization",
+    "tensor_parallel_size",
+    "max_model_len",
+    "gpu_memory_utilization",
+    "engine_args",
+    "python",
+}
 
 
 class ReplayClientSettings(Settings):
@@ -223,7 +278,9 @@ class ReplayClientSettings(Settings):
     concurrency: int = Field(64, ge=1)
 
 
-ClientSettings = Annotated[OpenAIClientSettings | ReplayClientSettings, Field(discriminator="kind")]
+ClientSettings = Annotated[
+    OpenAIClientSettings | VLLMClientSettings | ReplayClientSettings, Field(discriminator="kind")
+]
 
 
 class Price(Settings):
@@ -287,11 +344,32 @@ class Config(Settings):
                 known = ", ".join(self.clients) or "none"
                 raise ValueError(f"tier {tier.name!r} names the client {client!r}; clients are: {known}")
         self._tell_models_apart()
+        self._speak_to_vllm()
         if self.budget.usd is not None:
             models = {tier.judge.model for tier in self.cascade if isinstance(tier.judge, LLMJudgeSettings)}
             if unpriced := sorted(models - self.prices.keys()):
                 raise ValueError(f"budget.usd needs prices for {', '.join(unpriced)}")
         return self
+
+    def _speak_to_vllm(self) -> None:
+        """Refuse what new servers let pass without a word, and two models for an engine that holds one."""
+        held: dict[str, str] = {}
+        for tier in self.cascade:
+            if not isinstance(tier.judge, LLMJudgeSettings):
+                continue
+            client = self.clients[tier.judge.client]
+            if not isinstance(client, VLLMClientSettings):
+                continue
+            if old := sorted(name for name in tier.judge.extra_body if name.startswith("guided_")):
+                raise ValueError(
+                    f"tier {tier.name!r}: vLLM ignores {', '.join(old)} since 0.12. The form of replies is asked for "
+                    "by itself; for any other, `structured_outputs` is the name"
+                )
+            if client.model is not None and held.setdefault(tier.judge.client, tier.judge.model) != tier.judge.model:
+                raise ValueError(
+                    f"tier {tier.name!r}: the client {tier.judge.client!r} holds one model, {client.model}: a tier "
+                    f"before calls it {held[tier.judge.client]!r}, this one {tier.judge.model!r}"
+                )
 
     def _tell_models_apart(self) -> None:
         """A reply's key holds the model's name, not the server's: one name on two servers would pass for one model."""

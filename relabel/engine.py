@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from relabel.cascade import Cascade
-from relabel.clients import Client, Deferring
+from relabel.clients import Client, Deferring, Watched
 from relabel.config import BudgetSettings
 from relabel.costs import Prices
 from relabel.errors import InputError, LedgerError, RelabelError, RunStopped, Unanswered
@@ -74,6 +74,8 @@ class Progress:
     fraction_read: float | None = None
     unanswered: dict[str, int] = field(default_factory=dict)
     stopping: str = ""
+    pulse: str = ""
+    """How servers and engines are doing, in their own words."""
 
     def begin(self) -> None:
         """Another pass over the source: what was answered before comes from the ledger now."""
@@ -150,16 +152,18 @@ class Asker:
                 turn.set_result(None)
                 return
 
-    async def ask_all(self, calls: Sequence[Call]) -> Sequence[Reply | None]:
+    async def ask_all(self, calls: Sequence[Call], near: str = "") -> Sequence[Reply | None]:
         """The replies to calls of one instance, each as `ask` has it."""
         self._open += len(calls)
         try:
-            return [await self.ask(calls[0])] if len(calls) == 1 else await asyncio.gather(*map(self.ask, calls))
+            if len(calls) == 1:
+                return [await self.ask(calls[0], near)]
+            return await asyncio.gather(*(self.ask(call, near) for call in calls))
         finally:
             self._open -= len(calls)
             self._call_in()
 
-    async def ask(self, call: Call) -> Reply | None:
+    async def ask(self, call: Call, near: str = "") -> Reply | None:
         """The reply, or None where there is none: an optional call, a stop, or no answer after all attempts."""
         tier = self._progress.tiers[call.tier]
         key = call.request.key
@@ -182,19 +186,19 @@ class Asker:
         reply = None
         try:
             if await self._budget.admit(call.request.model):
-                reply = await self._send(call, tier)
+                reply = await self._send(call, tier, near)
         finally:
             del self._in_flight[key]
             future.set_result(reply)
         return reply
 
-    async def _send(self, call: Call, tier: TierProgress) -> Reply | None:
+    async def _send(self, call: Call, tier: TierProgress, near: str) -> Reply | None:
         client = self._clients[call.client]
         tier.awaited += 1
         found = reply = None
         try:
             try:
-                found = await client.send(call.request)
+                found = await client.send(call.request, near)
             finally:  # before it is stored: another request may take its place at once
                 cost = self._budget.land(call.request.model, found)
             await self._ledger.append(Entry(call, found, client.endpoint))
@@ -235,6 +239,10 @@ class Asker:
         self.put_off = 0
         self.fuse = Fuse(self._share)
         self._progress.begin()
+
+    def pulse(self) -> str:
+        """How those who answer are doing, as far as they know."""
+        return " · ".join(filter(None, (one.pulse() for one in self._clients.values() if isinstance(one, Watched))))
 
     def admit(self, call: Call, *, sent: bool = False) -> bool:
         """Whether the budget has room for a call that was put off; one that was sent before is counted, room or not."""
@@ -352,7 +360,7 @@ async def _answer_one(cascade: Cascade, asker: Asker, instance: Instance, progre
     replies: Sequence[Reply | None] | None = None
     try:
         while True:
-            replies = await asker.ask_all(asking.send(replies))  # type: ignore[arg-type]
+            replies = await asker.ask_all(asking.send(replies), instance.query_id)  # type: ignore[arg-type]
     except StopIteration as finished:
         case = finished.value
         said = [verdict for verdicts in case.candidates for verdict in verdicts]
@@ -397,11 +405,11 @@ def interruptible(stop: Stop) -> Iterator[None]:
 Watch = Callable[[Progress], None]
 
 
-async def watched(progress: Progress, stop: Stop, watch: Watch, every: float) -> None:
+async def watched(asker: Asker, progress: Progress, stop: Stop, watch: Watch, every: float) -> None:
     """Tell `watch` of the progress, again and again, until cancelled."""
     try:
         while True:
-            progress.stopping = stop.reason
+            progress.stopping, progress.pulse = stop.reason, asker.pulse()
             watch(progress)
             await asyncio.sleep(every)
     finally:

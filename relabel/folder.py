@@ -292,8 +292,11 @@ def write_config(opened: Opened) -> None:
     content = opened.config.model_dump(mode="json")
     for client in content["clients"].values():
         for name in ("base_url", "azure_endpoint"):
-            if client.get(name):
-                client[name] = without_credentials(client[name])
+            given = client.get(name)
+            if isinstance(given, list):
+                client[name] = [without_credentials(one) for one in given]
+            elif given:
+                client[name] = without_credentials(given)
     content["run"] = {
         "relabel": __version__,
         "python": platform.python_version(),

@@ -114,7 +114,7 @@ class Reply:
 
     `status` is "ok" for a completion (whatever its finish_reason) and "refused" when the server would not answer this
     very request (context length, content filter); then `text` is empty and `error` says why. `logprobs` are there if
-    they were asked for and the server gave them.
+    they were asked for and the server gave them. `engine` is what ran the model, as far as that is known.
     """
 
     status: Literal["ok", "refused"]
@@ -129,6 +129,7 @@ class Reply:
     usage: Usage = Usage()
     seconds: float = 0.0
     logprobs: tuple[Token, ...] | None = None
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

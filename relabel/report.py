@@ -61,8 +61,8 @@ def mixed(ledger: Ledger) -> dict[str, dict[str, list[str]]]:
         tier = seen.setdefault(context["tier"], {})
         spoken = [part for part in (context["dialect"] or "").split() if not part.startswith("~")]
         tier.setdefault("dialect", set()).add(" ".join(spoken) or "plain")
-        for name in ("endpoint", "served_model", "fingerprint"):
-            if context[name]:
+        for name in ("endpoint", "served_model", "fingerprint", "engine"):
+            if context.get(name):
                 tier.setdefault(name, set()).add(context[name])
     several = {
         tier: {name: sorted(values) for name, values in found.items() if len(values) > 1}

@@ -281,9 +281,9 @@ async def _answer(
 ) -> None:
     config = opened.config
     asker = Asker(ledger, clients, config.budget, Prices(config.prices), progress, stop, log.write)
-    watchers = [watched(progress, stop, lambda seen: log.write("progress", **_sent(seen)), every=_LOGGED_EVERY)]
+    watchers = [watched(asker, progress, stop, lambda seen: log.write("progress", **_sent(seen)), every=_LOGGED_EVERY)]
     if watch is not None:
-        watchers.append(watched(progress, stop, watch, every=0.5))
+        watchers.append(watched(asker, progress, stop, watch, every=0.5))
     watching = [asyncio.create_task(watcher) for watcher in watchers]
     async with AsyncExitStack() as opening:
         for client in clients.values():

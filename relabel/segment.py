@@ -172,6 +172,7 @@ class Segment:
             Usage(prompt, cached, completion),
             seconds,
             _tokens(body.get("logprobs")),
+            circumstances.get("engine", ""),
         )
 
     def _context(self, identity: int) -> dict[str, Any]:
@@ -383,6 +384,7 @@ def _circumstances(entry: Entry) -> str:
         "model_revision": call.request.model_revision,
         "served_model": reply.model,
         "fingerprint": reply.fingerprint,
+        "engine": reply.engine,
         "dialect": reply.dialect,
     }
     return orjson.dumps(content).decode()

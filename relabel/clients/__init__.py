@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from relabel.config import ClientSettings, OpenAIClientSettings
+from relabel.config import ClientSettings, OpenAIClientSettings, VLLMClientSettings
 from relabel.records import Call, Reply, Request
 
 
@@ -19,8 +19,8 @@ class Client(Protocol):
     async def open(self) -> None:
         """Get ready, in the event loop that will call `send`."""
 
-    async def send(self, request: Request) -> Reply:
-        """The reply to a request.
+    async def send(self, request: Request, near: str = "") -> Reply:
+        """The reply to a request. Requests with the same `near` begin alike: one server's cache serves them best.
 
         Raises Unanswered when it got none after all attempts, RunStopped when no request ever will.
         """
@@ -30,6 +30,14 @@ class Client(Protocol):
 
     async def close(self) -> None:
         """Let go of connections."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A client that knows how its server or engine is doing."""
+
+    def pulse(self) -> str:
+        """How it is doing, in a few words; nothing where that is not known."""
 
 
 class Desk(Protocol):
@@ -62,6 +70,14 @@ class Deferring(Client, Protocol):
 
 def make_client(name: str, settings: ClientSettings, say: Callable[[str], None]) -> Client:
     """The client for its settings. `say` is told once of each thing that is found out about a server."""
+    if isinstance(settings, VLLMClientSettings) and settings.model is not None:
+        from relabel.clients.engine import EngineClient
+
+        return EngineClient(name, settings, say)
+    if isinstance(settings, VLLMClientSettings):
+        from relabel.clients.vllm import VLLMClient
+
+        return VLLMClient(name, settings, say)
     if isinstance(settings, OpenAIClientSettings):
         from relabel.clients.openai import OpenAIClient
 

@@ -15,9 +15,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from relabel.clients.errors import Again
 from relabel.clients.pace import Pace, Patience
 from relabel.clients.rate import Rate
-from relabel.config import OpenAIClientSettings
+from relabel.config import ServerSettings
 
 _DOWN_AFTER = 10
 """So many failures in a row, of whatever requests, and a server is taken to be down."""
@@ -41,10 +42,12 @@ _OTHER_FILES = 128
 class Flow:
     """Lets requests through when nothing speaks against it. `say` is told what a user should know."""
 
-    def __init__(self, endpoint: str, settings: OpenAIClientSettings, say: Callable[[str], None]) -> None:
+    def __init__(self, endpoint: str, settings: ServerSettings, say: Callable[[str], None]) -> None:
         self.heard = False
         """Whether the server has ever answered."""
         self.patience = Patience()
+        self.lets_go = False
+        """Whether those who wait are to try elsewhere when the server is down."""
         self._endpoint = endpoint
         self._say = say
         self._most = _within_limits(settings.concurrency, say)
@@ -104,7 +107,7 @@ class Flow:
         self._requests.spend(now)
         self._tokens.spend(now, tokens)
         self._rate.sent(self._open_time(now), self._in_flight)
-        if self._down:
+        if self.down:
             self._knock_at, self._knock = now + self._knock, min(2 * self._knock, _KNOCKS[1])
         self._in_flight += 1
 
@@ -118,7 +121,7 @@ class Flow:
             self._rate.pause(self._open_time(now)),
             self._requests.pause(now),
             self._tokens.pause(now),
-            self._knock_at - now if self._down else 0.0,
+            self._knock_at - now if self.down else 0.0,
         )
 
     def answered(self, seconds: float) -> None:
@@ -130,7 +133,7 @@ class Flow:
     def alive(self) -> None:
         """The server has said something, be it that it refuses."""
         self._failures = 0
-        if self._down:
+        if self.down:
             self._down_since = math.inf
             self._rate = Rate()
             self._say(f"{self._endpoint} answers again")
@@ -156,21 +159,40 @@ class Flow:
         """A request got no answer, or none that makes sense. Returns why no other will, once that is clear."""
         now = time.monotonic()
         self._failures += 1
-        if not self._down and self._failures >= _DOWN_AFTER:
+        if not self.down and self._failures >= _DOWN_AFTER:
             self._down_since, self._knock_at, self._knock = now, now, _KNOCKS[0]
             self._say(f"{self._endpoint} is down ({why}): one request at a time tries whether it is back")
+            if self.lets_go:
+                self._let_go(f"{self._endpoint} is down")
         patience = _GIVE_UP_AFTER[self.heard]
         if now - self._down_since <= patience:
             return ""
         return f"{why}, and so it has been for {patience:.0f} s. Is it up?"
 
     @property
-    def _down(self) -> bool:
+    def down(self) -> bool:
+        """Whether the server has failed so often in a row that it is left alone."""
         return self._down_since < math.inf
+
+    @property
+    def wants_a_knock(self) -> bool:
+        """Whether it is time to try if a server that is down is back."""
+        return self.down and not self.load and not self.patience.ended and time.monotonic() >= self._knock_at
+
+    @property
+    def load(self) -> int:
+        """Requests in flight, and those that wait to be."""
+        return self._in_flight + len(self._waiting)
 
     def _open_time(self, now: float) -> float:
         """The time that has passed without the silences which the server has asked for."""
         return min(now, max(self._quiet_from, now - (self._quiet_until - self._quiet_from))) - self._silence
+
+    def _let_go(self, why: str) -> None:
+        """Send those who wait away; they may try another server."""
+        for turn, _ in self._waiting:
+            if not turn.done():
+                turn.set_exception(Again(why, too_many=True))
 
     def _tell_once(self, topic: str, message: str) -> None:
         if topic not in self._told:

@@ -22,7 +22,7 @@ class ReplayClient:
         """Open the recorded ledger."""
         self._ledger = Ledger(None, read=[self._path])
 
-    async def send(self, request: Request) -> Reply:
+    async def send(self, request: Request, near: str = "") -> Reply:
         """The recorded reply."""
         reply = self._ledger.get(request.key)
         if reply is None:

@@ -58,8 +58,19 @@ class Target:
 
 
 def find_target(name: str, settings: OpenAIClientSettings) -> Target:
-    """The target of the client with this name. Raises ConfigError."""
-    target = _azure(name, settings) if settings.azure_endpoint is not None else _openai(name, settings)
+    """The target of the OpenAI client with this name. Raises ConfigError."""
+    if settings.azure_endpoint is not None:
+        return _checked(name, _azure(name, settings))
+    base = settings.base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL
+    return _checked(name, _at(name, base, settings.api_key_env, "OPENAI_API_KEY"))
+
+
+def target_of(name: str, base_url: str, api_key_env: str | None) -> Target:
+    """The target at an address, with the key that is named and no other. Raises ConfigError."""
+    return _checked(name, _at(name, base_url, api_key_env, None))
+
+
+def _checked(name: str, target: Target) -> Target:
     try:
         host = URL(target.url).host
     except ValueError:
@@ -76,25 +87,24 @@ def find_target(name: str, settings: OpenAIClientSettings) -> Target:
     return target
 
 
-def _openai(name: str, settings: OpenAIClientSettings) -> Target:
-    base = settings.base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL
-    key = _key(name, settings.api_key_env, "OPENAI_API_KEY")
+def _at(name: str, base: str, api_key_env: str | None, default: str | None) -> Target:
+    key = _key(name, api_key_env, default)
     url = f"{base.rstrip('/')}/chat/completions"
     if "://***@" in base:
         raise ConfigError(f"client {name!r}: base_url holds *** in the place of its user and password; name them")
     with suppress(ValueError):  # no URL at all: whoever checks it says so
         if (address := URL(url)).user is not None or address.password is not None:
-            return _with_password(name, settings, address, key)
+            return _with_password(name, api_key_env, address, key)
     if key is None:
         return Target(url, {}, ())
-    variables = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+    variables = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"} if default else {}
     account = {header: os.environ[variable] for header, variable in variables.items() if os.environ.get(variable)}
     return Target(url, {"Authorization": f"Bearer {key}", **account}, (key,))
 
 
-def _with_password(name: str, settings: OpenAIClientSettings, url: URL, key: str | None) -> Target:
+def _with_password(name: str, api_key_env: str | None, url: URL, key: str | None) -> Target:
     """A user and password in the address take the place of a key that is merely set in the environment."""
-    if settings.api_key_env is not None:
+    if api_key_env is not None:
         raise ConfigError(
             f"client {name!r}: base_url holds a user and password, and api_key_env names a key; a request can carry "
             "one of them"
@@ -119,10 +129,11 @@ def _base64(text: str) -> str:
     return b64encode(text.encode()).decode()
 
 
-def _key(name: str, variable: str | None, default: str) -> str | None:
-    key = os.environ.get(variable or default, "").strip() or None
+def _key(name: str, variable: str | None, default: str | None) -> str | None:
+    named = variable or default
+    key = (os.environ.get(named, "").strip() if named else "") or None
     if variable is not None and key is None:
         raise ConfigError(f"client {name!r}: api_key_env names {variable}, which is not set")
     if key is not None and not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"client {name!r}: the key in {variable or default} holds characters that no key can hold")
+        raise ConfigError(f"client {name!r}: the key in {named} holds characters that no key can hold")
     return key

@@ -21,7 +21,7 @@ class ScriptedClient:
     async def open(self) -> None:
         """Nothing to get ready."""
 
-    async def send(self, request: Request) -> Reply:
+    async def send(self, request: Request, near: str = "") -> Reply:
         """The script's answer; text becomes a finished reply."""
         self.requests.append(request)
         await asyncio.sleep(0)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from relabel.clients import openai as module
+from relabel.clients import server as server_module
 from relabel.clients.errors import Again
 from relabel.errors import ConfigError, RunStopped, Unanswered
 from relabel.records import Reply
@@ -277,7 +278,7 @@ class TestHostility:
         assert (found.error or "").encode()
 
     def test_an_endless_body_is_not_read_to_its_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "_LARGEST", 1 << 20)
+        monkeypatch.setattr(server_module, "_LARGEST", 1 << 20)
         with ReplyServer(scripted("yes", Answer("a" * (2 << 20)), "no")) as server:
             found = asyncio.run(in_turn(client(server.url, max_attempts=2), request("a"), request("b")))
         assert [one.text for one in found if isinstance(one, Reply)] == ["yes", "no"]
