@@ -43,6 +43,7 @@ def build_report(config: Config, tally: Tally, meter: Meter, ledger: Ledger) -> 
         "spent": spent,
         "usd": None if None in costs else _rounded(sum(cost or 0.0 for cost in costs)),
         "mixed": mixed(ledger),
+        "answered_by": ledger.contexts(),
     }
 
 

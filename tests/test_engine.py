@@ -19,16 +19,16 @@ import pytest
 
 from relabel import engine
 from relabel.cascade import Cascade
-from relabel.clients import flow
+from relabel.clients import Desk, flow
 from relabel.clients import openai as http
-from relabel.config import BudgetSettings
+from relabel.config import BudgetSettings, Price
 from relabel.costs import Prices
 from relabel.engine import Asker, Progress, TierProgress, answer
 from relabel.errors import InputError, LedgerError, RunStopped, Unanswered
 from relabel.formats import Source
 from relabel.judges import Retry
 from relabel.ledger import Ledger
-from relabel.limits import Stop
+from relabel.limits import Budget, Stop
 from relabel.records import Call, Instance, Quarantined, Reply, Request, Usage
 from relabel.runs import Summary, run
 from relabel.testing import Answer, Handler, ReplyServer, ScriptedClient, rlhn_reply
@@ -411,6 +411,64 @@ class TestFuse:
             assert going_on.report is not None
             assert server.asked.total() == 130
             assert start(path, server.url, local=local, judge={"retries": 0}).report is not None
+
+
+class PutsOff(ScriptedClient):
+    """Answers nothing in a pass, and what `answers` lets it between two."""
+
+    def __init__(self, script: Callable[[Request], str | Reply], answers: bool = True) -> None:
+        super().__init__(script)
+        self.off: dict[str, Call] = {}
+        self.passes = 1
+        self._answers = answers
+
+    def puts_off(self, call: Call) -> bool:
+        self.off[call.request.key] = call
+        return True
+
+    async def settle(self, desk: Desk) -> None:
+        self.passes += 1
+        for call in list(self.off.values()) if self._answers else ():
+            if desk.admit(call):
+                await desk.store(call, await self.send(call.request))
+                del self.off[call.request.key]
+
+
+class TestPasses:
+    def passes(self, tmp_path: Path, client: PutsOff) -> Progress:
+        direct = Direct(tmp_path, lambda _: NOTHING)
+        direct.client = client
+        return direct.answer(ListSource(many(5)))
+
+    def test_go_on_until_nothing_is_put_off(self, tmp_path: Path) -> None:
+        found = rlhn_reply(better=[1])
+        client = PutsOff(lambda asked: found if asked.model == "small" or asked.sample else "gibberish")
+        progress = self.passes(tmp_path, client)
+        assert client.passes == 4  # the cheap judge, the strong one, the strong one again
+        assert (progress.read, progress.instances) == (5, 5)
+        counted = {name: (tier.replied, tier.from_ledger, tier.candidates) for name, tier in progress.tiers.items()}
+        assert counted == {"cheap": (5, 0, 10), "strong": (10, 0, 10)}
+
+    def test_end_where_no_reply_ever_comes(self, tmp_path: Path) -> None:
+        direct = Direct(tmp_path, lambda _: NOTHING)
+        direct.client = PutsOff(lambda _: NOTHING, answers=False)
+        direct.answer(ListSource(many(5)))
+        assert "brought no reply" in direct.stop.reason
+
+    def test_stop_where_the_budget_ends(self) -> None:
+        stop = Stop()
+        budget = Budget(BudgetSettings(requests=2), Prices({}), [], stop)
+        asked = Request("small", (), {})
+        assert budget.admit_now(asked, sent=True)
+        assert [budget.admit_now(asked), budget.admit_now(asked)] == [True, False]
+        assert stop.goes_on_with == ("--set", "budget.requests=4")
+
+    def test_costs_are_guessed_before_any_has_landed(self) -> None:
+        stop = Stop()
+        price = Price(prompt=1000, completion=0)
+        budget = Budget(BudgetSettings(usd=0.35), Prices({"small": price}), [], stop)
+        asked = Request("small", ({"role": "user", "content": "x" * 400},), {})  # about 100 tokens, so 0.1 US$
+        assert [budget.admit_now(asked) for _ in range(5)] == [True, True, True, True, False]
 
 
 def optional_call() -> Call:
