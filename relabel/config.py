@@ -365,6 +365,11 @@ class Config(Settings):
                     f"tier {tier.name!r}: vLLM ignores {', '.join(old)} since 0.12. The form of replies is asked for "
                     "by itself; for any other, `structured_outputs` is the name"
                 )
+            if client.max_model_len is not None and tier.judge.context > client.max_model_len:
+                raise ValueError(
+                    f"tier {tier.name!r}: its context of {tier.judge.context:,} tokens is more than max_model_len "
+                    f"{client.max_model_len:,} of the client {tier.judge.client!r}; set the judge's context"
+                )
             if client.model is not None and held.setdefault(tier.judge.client, tier.judge.model) != tier.judge.model:
                 raise ValueError(
                     f"tier {tier.name!r}: the client {tier.judge.client!r} holds one model, {client.model}: a tier "

@@ -168,6 +168,16 @@ class TestSettings:
         with pytest.raises(ValidationError, match=says):
             config("unused", clients={"local": {"kind": "vllm", **given}})
 
+    def test_a_context_beyond_the_engines_is_refused(self) -> None:
+        judge = {"prompt": "graded", "model": "m", "client": "local"}
+        with pytest.raises(ValidationError, match="its context of 128,000 tokens is more than max_model_len 8,192"):
+            config(
+                "unused",
+                clients={"local": {"kind": "vllm", "model": "m", "max_model_len": 8192}},
+                cascade=[{"name": "only", "judge": judge}],
+                policy={"relabel": ["3"]},
+            )
+
     def test_what_new_servers_ignore_is_refused(self) -> None:
         judge = {"prompt": "graded", "model": "m", "client": "local", "extra_body": {"guided_json": {}}}
         with pytest.raises(ValidationError, match="vLLM ignores guided_json since"):
