@@ -268,7 +268,9 @@ class _Engine:
             self._process.stdin.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), _FAREWELL)
-        with suppress(ProcessLookupError):
+        if self._process.returncode == 0 and self.name:
+            Path(self.log).unlink(missing_ok=True)
+        with suppress(ProcessLookupError):  # what it may have left behind
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         if self._reading is not None:

@@ -184,7 +184,7 @@ class TestEngine:
         said: list[str] = []
         summary = relabel.run(given, say=said.append)
         assert summary.report is not None
-        assert [one["replies"] for one in summary.report["spent"]] == [40, 40]
+        assert [one["replies"] for one in summary.report["spent"]] == [60, 60]
         assert sum("starting vLLM" in words for words in said) == 2
 
     def test_does_not_outlive_a_run_that_is_killed(self, tmp_path: Path) -> None:
