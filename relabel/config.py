@@ -215,6 +215,24 @@ class OpenAIClientSettings(Settings):
     max_attempts: int = Field(8, ge=1)
 
 
+class BatchClientSettings(Settings):
+    """A server with OpenAI's Batch API; with `submit: false`, files that somebody else has answered.
+
+    A file holds at most `requests_per_file` and `megabytes_per_file` (of 10^6 bytes). Batches are looked after every
+    `poll_every` seconds. What is submitted costs the `discount` less than `prices` say.
+    """
+
+    kind: Literal["batch"]
+    base_url: str | None = None
+    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    submit: bool = True
+    requests_per_file: int = Field(50_000, ge=1, le=50_000)
+    megabytes_per_file: float = Field(200, gt=0, le=200)
+    poll_every: float = Field(60, gt=0)
+    timeout: float = Field(600, gt=0)
+    discount: float = Field(0.5, ge=0, lt=1)
+
+
 class ReplayClientSettings(Settings):
     """Replies recorded in another run's ledger; nothing is ever sent."""
 
@@ -223,7 +241,9 @@ class ReplayClientSettings(Settings):
     concurrency: int = Field(64, ge=1)
 
 
-ClientSettings = Annotated[OpenAIClientSettings | ReplayClientSettings, Field(discriminator="kind")]
+ClientSettings = Annotated[
+    OpenAIClientSettings | BatchClientSettings | ReplayClientSettings, Field(discriminator="kind")
+]
 
 
 class Price(Settings):
@@ -232,6 +252,11 @@ class Price(Settings):
     prompt: float = Field(ge=0)
     cached: float | None = Field(None, ge=0)
     completion: float = Field(ge=0)
+
+    def less(self, discount: float) -> Price:
+        """This price with a discount, a share of it."""
+        cached = None if self.cached is None else self.cached * (1 - discount)
+        return Price(prompt=self.prompt * (1 - discount), cached=cached, completion=self.completion * (1 - discount))
 
 
 class BudgetSettings(Settings):
@@ -292,6 +317,18 @@ class Config(Settings):
             if unpriced := sorted(models - self.prices.keys()):
                 raise ValueError(f"budget.usd needs prices for {', '.join(unpriced)}")
         return self
+
+    @property
+    def rates(self) -> dict[str, Price]:
+        """What each model costs: its price, less the least discount of those who ask it."""
+        found = dict(self.prices)
+        for model in self.prices:
+            judges = [tier.judge for tier in self.cascade if isinstance(tier.judge, LLMJudgeSettings)]
+            asked_by = [self.clients[judge.client] for judge in judges if judge.model == model]
+            discounts = [one.discount if isinstance(one, BatchClientSettings) and one.submit else 0 for one in asked_by]
+            if discount := min(discounts, default=0):
+                found[model] = found[model].less(discount)
+        return found
 
     def _tell_models_apart(self) -> None:
         """A reply's key holds the model's name, not the server's: one name on two servers would pass for one model."""
