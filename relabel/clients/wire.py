@@ -19,7 +19,11 @@ _DIGITS = 9
 
 def reply_of(content: bytes, seconds: float, mask: Callable[[str], str] = str) -> Reply | None:
     """A reply from a chat completion, without what `mask` takes out; None from anything else with status 200."""
-    found = read_json(content)
+    return reply_from(read_json(content), seconds, mask)
+
+
+def reply_from(found: object, seconds: float, mask: Callable[[str], str] = str) -> Reply | None:
+    """The same from what the JSON holds."""
     payload = found if isinstance(found, dict) else {}
     choices = payload.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
