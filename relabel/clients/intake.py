@@ -16,6 +16,9 @@ from relabel.clients.spool import Part, Spool
 from relabel.errors import RunStopped
 from relabel.records import Call, Reply
 
+_SHOWN = 3
+"""Odd lines of one kind that are named."""
+
 _AT_ONCE = 500
 """So many replies are stored together."""
 
@@ -48,17 +51,20 @@ class Intake:
         self._dialect, self._sent = dialect, Dialect.named(part.dialect)
         self._say, self._mask, self._whole = say, mask, whole
         self._without: Counter[str] = Counter()
-        self._odd: dict[str, list[str]] = {}
+        self._odd: Counter[str] = Counter()
+        self._places: dict[str, list[str]] = {}
 
-    async def read(self, path: Path) -> None:
-        """Take in a file. Raises LedgerError, and OSError where it cannot be read."""
+    async def read(self, path: Path) -> bool:
+        """Take in a file; whether every line could be read. Raises LedgerError, OSError."""
         lines: dict[str, Line] = {}
+        sound = True
         for number, line in read_lines(path, self._mask):
             if line is None:
+                sound = False
                 self._note("cannot be read", f"line {number}")
                 continue
             if line.key in lines:
-                self._note("names a request for the second time", f"line {number}")
+                self._note("for a request that another line has answered", f"line {number}")
                 continue
             lines[line.key] = line
             if len(lines) >= _AT_ONCE:
@@ -66,9 +72,12 @@ class Intake:
                 lines = {}
         if lines:
             await self._take(lines)
+        return sound
 
     def _note(self, what: str, where: str) -> None:
-        self._odd.setdefault(what, []).append(where)
+        self._odd[what] += 1
+        if self._odd[what] <= _SHOWN:
+            self._places.setdefault(what, []).append(where)
 
     async def _take(self, lines: dict[str, Line]) -> None:
         calls = self._spool.named(self._part, lines)
@@ -76,7 +85,7 @@ class Intake:
         failed: dict[str, Miss] = {}
         for key, line in lines.items():
             if key not in calls:
-                self._note("names no request of it", repr(self._mask(key)[:80]))
+                self._note("for no request of it", repr(self._mask(key)[:80]))
             elif (call := calls[key]) is not None:
                 found = self._resolve(call, line)
                 if isinstance(found, Reply):
@@ -137,9 +146,9 @@ class Intake:
     def __str__(self) -> str:
         """What came of it, in words."""
         words = f"{self.replies:,} replies to {self._part.requests:,} requests of {self._part.model}"
-        for what, count in self._without.most_common(3):
+        for what, count in self._without.most_common(_SHOWN):
             words += f"; {count:,} without: {what}"
-        for what, places in self._odd.items():
-            lines = "1 line" if len(places) == 1 else f"{len(places):,} lines"
-            words += f"; {lines} {what.replace('names', 'name') if len(places) > 1 else what} ({', '.join(places[:3])})"
+        for what, count in self._odd.items():
+            lines = "1 line" if count == 1 else f"{count:,} lines"
+            words += f"; {lines} {what} ({', '.join(self._places[what])})"
         return words

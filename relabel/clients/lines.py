@@ -16,6 +16,7 @@ import orjson
 from relabel.clients.errors import Complaint, complaint, read_json
 from relabel.clients.wire import reply_from
 from relabel.records import Reply, Request
+from relabel.text import well_formed
 
 _LARGEST = 32 << 20
 """More bytes than any line has."""
@@ -59,7 +60,7 @@ def read_line(raw: bytes, mask: Callable[[str], str] = str) -> Line | None:
     key = found.get("custom_id") if isinstance(found, dict) else None
     if not isinstance(found, dict) or not isinstance(key, str):
         return None
-    response, error = found.get("response"), found.get("error")
+    key, response, error = well_formed(key), found.get("response"), found.get("error")
     if not isinstance(response, dict):
         return Line(key, complaint(0, {}, _json(error), mask)) if error else None
     status, body = response.get("status_code"), response.get("body")
