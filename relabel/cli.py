@@ -223,12 +223,16 @@ def cancel(run: RunFolder) -> None:
 @app.command()
 def status(run: RunFolder) -> None:
     """Say what a run's ledger holds, what it cost, and whether the run is complete."""
+    from relabel.clients.spool import under_way
     from relabel.folder import ledger_of, recorded_config
     from relabel.report import read_report
 
     config, _ = recorded_config(run)
     with ledger_of(run, config) as ledger:
         _print_spent(config.rates, ledger)
+    parts, requests = under_way(run)
+    if parts:
+        print(f"batches     {parts:,} under way, with {requests:,} requests that wait for replies")
     found = read_report(run)
     if found is None:
         _print_unfinished(run)

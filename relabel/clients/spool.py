@@ -76,6 +76,17 @@ class Part:
     batch: str | None = None
 
 
+def under_way(folder: Path) -> tuple[int, int]:
+    """How many parts of a run wait for replies, and how many requests are in them. Raises LedgerError."""
+    if not (folder / SPOOL).exists():
+        return 0, 0
+    spool = Spool(folder, "")
+    try:
+        return spool.told()
+    finally:
+        spool.close()
+
+
 class Spool:
     """The calls and parts of one client. Every change is one transaction."""
 
@@ -205,6 +216,13 @@ class Spool:
         query = "SELECT id, name, model, dialect, requests, file, batch FROM part WHERE client = ? ORDER BY id"
         with self._using():
             return [Part(*row) for row in self._db.execute(query, (self._client,))]
+
+    def told(self) -> tuple[int, int]:
+        """How many parts of all clients somebody knows of, and how many calls in them have no reply yet."""
+        with self._using():
+            (parts,) = self._db.execute("SELECT count(*) FROM part WHERE told").fetchone()
+            query = "SELECT count(*) FROM call JOIN part ON part = part.id WHERE told AND NOT taken"
+            return int(parts), int(self._db.execute(query).fetchone()[0])
 
     def number(self) -> int:
         """A number that no part has."""

@@ -140,8 +140,11 @@ class Submitted:
                 await self._provider.download(file, path)
             except NotThere as fault:
                 raise RunStopped(f"{fault} {self._other_key(f'the batch {batch.id}')}") from None
-            await intake.read(path)
-            path.unlink()
+            if await intake.read(path):
+                path.unlink()
+            else:
+                kept = path.replace(self._parts.file(part, f"{nth}.unread.jsonl"))
+                self._parts.say(f"{batch.id}: {kept} is kept, as it has lines that cannot be read")
         cancelled = batch.status == "cancelled"
         await intake.rest(f"{batch.status}, and no line says why", counts=not cancelled)
         self._parts.forget(part)

@@ -539,7 +539,7 @@ class TestFiles:
         [
             (b'{"id": "vllm-1", "custom_id": "0a', "1 line cannot be read (line 6)"),
             (b"", "15 have no line in it"),
-            (b'{"custom_id": "x", "response": null, "error": {"code": "c"}}\n', "1 line names no request of it ('x')"),
+            (b'{"custom_id": "x", "response": null, "error": {"code": "c"}}\n', "1 line for no request of it ('x')"),
         ],
     )
     def test_half_written_are_taken_as_far_as_they_go_and_waited_for(
