@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from relabel.clients import Desk
@@ -106,9 +107,10 @@ class Intake:
 
     async def rest(self, words: str, *, counts: bool) -> None:
         """Nothing came back for the calls that are left, for this reason."""
-        missed: list[Call] = list(self._spool.calls(self._part))
-        await asyncio.gather(*(self._desk.store(call, None) for call in missed))
-        self._count({}, {call.request.key: (counts, words) for call in missed})
+        calls = self._spool.calls(self._part)
+        while missed := list(islice(calls, _AT_ONCE)):
+            await asyncio.gather(*(self._store(call, None) for call in missed))
+            self._count({}, {call.request.key: (counts, words) for call in missed})
 
     def _resolve(self, call: Call, line: Line) -> Reply | Miss:
         """What a line comes to: a reply, or none."""

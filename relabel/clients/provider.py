@@ -62,7 +62,7 @@ class Provider:
         self._client = openai.AsyncOpenAI(
             api_key="none",
             base_url=self._target.url.removesuffix("/chat/completions"),
-            timeout=self._timeout,
+            timeout=openai.Timeout(self._timeout, connect=10.0),
             max_retries=0,
             default_headers={**self._target.headers, "User-Agent": f"relabel/{__version__}"},
         )

@@ -319,6 +319,84 @@ class TestTrouble:
             assert_paid_once(server)
         assert derived(tmp_path / "run") == live
 
+    def test_a_server_that_is_gone_for_a_while_is_waited_for(
+        self, source: Path, live: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        with BatchServer(judged, takes=0.5) as server:
+            gone: list[float] = []
+
+            def watch(_: object) -> None:
+                if server.batches and not gone:
+                    gone.append(time.monotonic())
+                    server.die()
+                elif gone and gone[-1] > 0 and time.monotonic() - gone[0] > 0.8:
+                    gone.append(0)
+                    server.rise()
+
+            done(batching(source, server.url), tmp_path / "run", watch=watch)
+            assert len(gone) == 2
+            assert_paid_once(server)
+        assert derived(tmp_path / "run") == live
+
+    def test_a_download_that_breaks_off_is_begun_anew(
+        self, source: Path, live: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        cuts = iter(["abort", "close", ""])
+
+        async def cut(request: web.Request) -> web.StreamResponse | None:
+            if not request.path.endswith("/content") or not (manner := next(cuts, "")):
+                return None
+            response = web.StreamResponse(headers={"Content-Length": "9000"})
+            await response.prepare(request)
+            await response.write(b'{"custom_id": "')
+            assert request.transport is not None
+            getattr(request.transport, manner)()
+            return response
+
+        with BatchServer(judged, before=cut) as server:
+            done(batching(source, server.url), tmp_path / "run")
+            assert_paid_once(server)
+        assert derived(tmp_path / "run") == live
+
+    def test_nonsense_with_status_200_is_not_taken_for_a_batch(self, source: Path, tmp_path: Path) -> None:
+        def page(_: web.Request) -> web.Response:
+            return web.Response(text="<html>Log in</html>", content_type="text/html")
+
+        with BatchServer(judged, before=page) as server:
+            said = stopped(batching(source, server.url), tmp_path / "run")
+        assert "nothing that a Batch API would send" in said
+        assert "Is it up, and is base_url (or OPENAI_BASE_URL) right?" in said
+
+    def test_a_file_of_replies_that_is_gone_stops_the_run(self, source: Path, tmp_path: Path) -> None:
+        def gone(request: web.Request) -> web.Response | None:
+            fault = {"error": {"message": "No such File object"}}
+            return web.json_response(fault, status=404) if request.path.endswith("/content") else None
+
+        with BatchServer(judged, before=gone) as server:
+            said = stopped(batching(source, server.url), tmp_path / "run")
+        assert "No such File object" in said
+        assert "To have all that is under way asked, and paid, anew, delete" in said
+
+    def test_lines_that_cannot_be_read_are_kept_and_their_requests_asked_again(
+        self, source: Path, live: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        spoilt: list[str] = []
+
+        def spoil(request: web.Request) -> web.Response | None:
+            if request.path.endswith("/content") and not spoilt:
+                lines = server.files[request.match_info["id"]][1].splitlines(keepends=True)
+                spoilt.append(orjson.loads(lines[2])["custom_id"])
+                return web.Response(body=b"".join([*lines[:2], lines[2][:40] + b"\n", *lines[3:]]))
+            return None
+
+        said: list[str] = []
+        with BatchServer(judged, before=spoil) as server:
+            done(batching(source, server.url), tmp_path / "run", said)
+            assert [key for key, times in server.paid.items() if times > 1] == spoilt
+        assert derived(tmp_path / "run") == live
+        assert any("29 replies to 30 requests" in one and "1 line cannot be read (line 3)" in one for one in said)
+        assert len(list((tmp_path / "run" / "batches").glob("*.unread.jsonl"))) == 1
+
     def test_a_batch_whose_creation_went_unheard_is_not_created_twice(
         self, source: Path, live: dict[str, bytes], tmp_path: Path
     ) -> None:
@@ -356,6 +434,37 @@ class TestTrouble:
             done(given, tmp_path / "run")
             assert_paid_once(server)
         assert derived(tmp_path / "run") == live
+
+    def test_status_and_cancel_say_what_is_under_way(self, source: Path, tmp_path: Path) -> None:
+        with BatchServer(judged, takes=60) as server:
+            given = settings(source)
+            given["clients"]["local"] = {"kind": "batch", "base_url": server.url}
+            (tmp_path / "my.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+            relabel = [sys.executable, "-m", "relabel"]
+            process = subprocess.Popen(
+                [*relabel, "run", "my.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            )
+            while not server.batches:
+                time.sleep(0.05)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            _, said = process.communicate(timeout=60)
+            assert time.monotonic() - began < 5
+            assert process.returncode == 1
+            assert "They go on at the server; running again takes them in." in said
+            assert "Stopped: interrupted. Nothing is lost; running again goes on: relabel run my.yaml" in said
+
+            def out(command: str) -> str:
+                words = [*relabel, command, "outputs/my"]
+                return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+
+            assert "batches     1 under way, with 30 requests that wait for replies" in out("status")
+            assert (
+                out("cancel")
+                == f"cancelled   {next(iter(server.batches))}\n`relabel run outputs/my` takes in what was answered\n"
+            )
+            assert out("cancel") == "no batch is under way\n"
 
     def test_cancel_says_so_where_there_are_no_batches(self, source: Path, tmp_path: Path) -> None:
         with ReplyServer(judged) as server:
@@ -450,6 +559,24 @@ class TestKilled:
             assert server.asked["small"] == LINES
         assert derived(tmp_path / "outputs" / "my") == live
         assert not (tmp_path / "outputs" / "my" / SPOOL).exists()
+
+    def test_while_taking_in_counts_no_reply_twice_against_the_budget(
+        self, source: Path, live: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        with BatchServer(judged) as server:
+            done(batching(source, server.url), tmp_path / "undisturbed")
+            needed = server.paid.total()
+        with BatchServer(judged) as server:
+            given = settings(source, budget={"requests": needed})
+            given["clients"]["local"] = {"kind": "batch", "base_url": server.url, "poll_every": 0.05}
+            (tmp_path / "my.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+            self.relabel(tmp_path, "-c", KILLED, "run", "my.yaml", "while taking in")
+            with Ledger(tmp_path / "outputs" / "my") as ledger:
+                assert 0 < ledger.spent()[0].replies < LINES
+            ended = self.relabel(tmp_path, "-m", "relabel", "run", "my.yaml")
+            assert ended.returncode == 0, ended.stderr
+            assert_paid_once(server)
+        assert derived(tmp_path / "outputs" / "my") == live
 
     def test_again_and_again_at_any_moment(self, source: Path, live: dict[str, bytes], tmp_path: Path) -> None:
         with BatchServer(judged, takes=0.2) as server:
