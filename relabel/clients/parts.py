@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from relabel.clients.lines import request_line
 from relabel.clients.spool import Part, Spool
 from relabel.config import BatchClientSettings
 from relabel.errors import RunStopped
+from relabel.records import Request
 
 FOLDER = "batches"
 
@@ -47,11 +48,12 @@ class Parts:
         self._counted: set[int] = set()
 
     def count(self, desk: Desk) -> list[Part]:
-        """All that is told of; its calls are counted as sent, and those whose replies were stored are noted."""
+        """All parts from before: their calls are counted as sent, and those whose replies were stored are noted."""
         found = self.spool.parts()
         for part in found:
             if part.id not in self._counted:
                 self._counted.add(part.id)
+                self._dialects[part.model] = Dialect.named(part.dialect)
                 calls = self.spool.calls(part)
                 self.spool.take([call.request.key for call in calls if not desk.admit(call, sent=True)], {})
         return found
@@ -65,21 +67,35 @@ class Parts:
         self._tidy()
         parts: list[Part] = []
         draft: _Draft | None = None
+        try:
+            async for request, spoken, line in self._admitted(desk):
+                if draft is not None and not self._fits(draft, request.model, line):
+                    parts.append(self._add(draft, told))
+                    draft = None
+                if draft is None:
+                    draft = _Draft(self._number(), self.folder, request.model, spoken)
+                draft.add(request.key, line)
+            return [*parts, self._add(draft, told)] if draft is not None else parts
+        finally:
+            if draft is not None:
+                draft.close()
+
+    async def _admitted(self, desk: Desk) -> AsyncIterator[tuple[Request, str, bytes]]:
+        """The requests that wait and that the budget has room for, each with its dialect and its line."""
+        most = self._settings.megabytes_per_file * 1e6
         for nth, call in enumerate(self.spool.pending(TRIES)):
             if nth % 100 == 0:
                 await asyncio.sleep(0)
             if not desk.admit(call):
-                break
-            model = call.request.model
-            spoken, body = self._dialect(model).body(call.request)
+                return
+            spoken, body = self._dialect(call.request.model).body(call.request)
             line = request_line(call.request, body)
-            if draft is not None and not self._fits(draft, model, line):
-                parts.append(self._add(draft, told))
-                draft = None
-            if draft is None:
-                draft = _Draft(self._number(), self.folder, model, spoken)
-            draft.add(call.request.key, line)
-        return [*parts, self._add(draft, told)] if draft is not None else parts
+            if len(line) > most:
+                raise RunStopped(
+                    f"client {self.name!r}: a request takes {len(line):,} bytes, and a file may hold {most:,.0f}; "
+                    "raise megabytes_per_file."
+                )
+            yield call.request, spoken, line
 
     def _tidy(self) -> None:
         """Remove what a process left that was killed before anybody was told."""
@@ -94,14 +110,11 @@ class Parts:
         return max(self.spool.number(), *(int(name) + 1 for name in names if name.isdecimal()), 1)
 
     def _fits(self, draft: _Draft, model: str, line: bytes) -> bool:
-        most = self._settings.megabytes_per_file * 1e6
-        if len(line) > most:
-            raise RunStopped(
-                f"client {self.name!r}: a request takes {len(line):,} bytes, and a file may hold {most:,.0f}; raise "
-                "megabytes_per_file."
-            )
-        fits = len(draft.keys) < self._settings.requests_per_file and draft.size + len(line) <= most
-        return fits and draft.model == model
+        return (
+            draft.model == model
+            and len(draft.keys) < self._settings.requests_per_file
+            and draft.size + len(line) <= self._settings.megabytes_per_file * 1e6
+        )
 
     def _add(self, draft: _Draft, told: bool) -> Part:
         draft.finish()
@@ -150,9 +163,12 @@ class _Draft:
         self.keys.append(key)
         self.size += len(line)
 
+    def close(self) -> None:
+        self._file.close()
+
     def finish(self) -> None:
         """Give the file its name, now that it is whole."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
+        self.close()
         Path(self._file.name).replace(self._path)

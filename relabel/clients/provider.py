@@ -87,7 +87,13 @@ class Provider:
                 made = await self._client.files.create(file=(path.name, file, "application/jsonl"), purpose="batch")
             return _id(made)
 
-        return await self._ask(attempt)
+        try:
+            return await self._ask(attempt)
+        except NotThere as fault:
+            advice = (
+                "`kind: batch` needs a server that takes files and batches; `submit: false` writes files for others"
+            )
+            raise NotThere(f"{fault} Check base_url (or OPENAI_BASE_URL): {advice}.") from None
 
     async def create(self, part: Part, *, doubtful: bool) -> Batch:
         """The batch of a part. Where there may be one already, as a response went astray, that one is looked for."""
@@ -212,10 +218,7 @@ class Provider:
         if isinstance(meant, Again):
             return meant
         if said.status in (404, 405, 410, 501):
-            advice = (
-                "`kind: batch` needs a server that takes files and batches; `submit: false` writes files for others."
-            )
-            return self._stopped(f"{str(said).rstrip('. ')}. {advice}", NotThere)
+            return self._stopped(f"{str(said).rstrip('. ')}.", NotThere)
         return self._stopped(str(meant) if isinstance(meant, RunStopped) else f"{str(said).rstrip('. ')}.")
 
     async def _unless_halted(self, work: Awaitable[T]) -> T:
