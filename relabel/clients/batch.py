@@ -12,7 +12,7 @@ from pathlib import Path
 from relabel.clients import Desk
 from relabel.clients.parts import TRIES, Parts
 from relabel.clients.provider import Provider
-from relabel.clients.spool import SPOOL
+from relabel.clients.spool import SPOOL, Part
 from relabel.clients.submitted import Submitted
 from relabel.clients.target import find_target
 from relabel.clients.written import Written
@@ -67,7 +67,7 @@ class BatchClient:
         spool = self._parts.spool
         try:
             spool.flush()
-            before = self._parts.count(desk)
+            before = await self._from_before(desk)
             made = await self._parts.make(desk, told=self._provider is None)
             if self._provider:
                 await Submitted(self._parts, self._provider, self._settings.poll_every).settle(before, made, desk)
@@ -79,6 +79,21 @@ class BatchClient:
         if not before and not made:
             self._give_up()
         spool.rest()
+
+    async def _from_before(self, desk: Desk) -> list[Part]:
+        """The parts that others know of, if they are still to be answered in the same way."""
+        found = self._parts.count(desk)
+        submitted = [part for part in found if part.file is not None]
+        if self._provider is None and submitted:
+            raise RunStopped(
+                f"client {self._name!r}: {len(submitted):,} parts of this run are under way at a server; run with "
+                "`submit: true` to take them in."
+            )
+        for part in found:
+            if self._provider is not None and part.file is None:
+                await self._parts.intake(part, desk).rest("it was written for others", counts=False)
+                self._parts.forget(part)
+        return submitted if self._provider else found
 
     def _give_up(self) -> None:
         count, said = self._parts.spool.given_up(TRIES)

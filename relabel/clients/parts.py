@@ -99,15 +99,15 @@ class Parts:
 
     def _tidy(self) -> None:
         """Remove what a process left that was killed before anybody was told."""
-        known = {self.file(part) for part in self.spool.parts()}
+        known = {f"{number:04d}.jsonl" for number in self.spool.numbers()}
         for path in self.folder.iterdir():
-            if _LEFT_BEHIND.fullmatch(path.name) and path not in known:
+            if _LEFT_BEHIND.fullmatch(path.name) and path.name not in known:
                 path.unlink()
 
     def _number(self) -> int:
         """A number that no part has, and no file of one that is done."""
         names = (path.name.partition(".")[0] for path in self.folder.iterdir())
-        return max(self.spool.number(), *(int(name) + 1 for name in names if name.isdecimal()), 1)
+        return 1 + max((*self.spool.numbers(), *(int(name) for name in names if name.isdecimal())), default=0)
 
     def _fits(self, draft: _Draft, model: str, line: bytes) -> bool:
         return (

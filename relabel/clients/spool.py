@@ -224,10 +224,10 @@ class Spool:
             query = "SELECT count(*) FROM call JOIN part ON part = part.id WHERE told AND NOT taken"
             return int(parts), int(self._db.execute(query).fetchone()[0])
 
-    def number(self) -> int:
-        """A number that no part has."""
+    def numbers(self) -> set[int]:
+        """The numbers of all parts, of whichever client."""
         with self._using():
-            return int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM part").fetchone()[0])
+            return {number for (number,) in self._db.execute("SELECT id FROM part")}
 
     def add(self, number: int, model: str, dialect: str, keys: Collection[str], *, told: bool) -> Part:
         """Make a part of these calls, under a name that no other has anywhere."""

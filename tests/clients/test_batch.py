@@ -76,6 +76,18 @@ def live(source: Path, tmp_path: Path) -> dict[str, bytes]:
     return derived(tmp_path / "live")
 
 
+def interrupting(server: BatchServer) -> Callable[[object], None]:
+    """Sends SIGINT, once, as soon as there is a batch."""
+    sent: list[bool] = []
+
+    def watch(_: object) -> None:
+        if server.batches and not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return watch
+
+
 def assert_paid_once(server: BatchServer) -> None:
     assert set(server.paid.values()) == {1}
 
@@ -265,20 +277,11 @@ class TestTrouble:
     def test_another_key_is_told_apart_from_a_lost_batch(
         self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def interrupted(_: Any) -> None:
-            os.kill(os.getpid(), signal.SIGINT)
-
         with BatchServer(judged, takes=60) as server:
             monkeypatch.setenv("OPENAI_API_KEY", "sk-the-first-key-0001")
             said: list[str] = []
-            calls = iter(range(100))
             given = batching(source, server.url)
-            summary = run(
-                given,
-                output=tmp_path / "run",
-                say=said.append,
-                watch=lambda _: interrupted(_) if server.batches and next(calls) == 1 else None,
-            )
+            summary = run(given, output=tmp_path / "run", say=said.append, watch=interrupting(server))
             assert summary.stopped == "interrupted"
             assert "They go on at the server; running again takes them in." in said[-1]
             monkeypatch.setenv("OPENAI_API_KEY", "sk-the-other-key-002")
@@ -693,6 +696,30 @@ class TestFiles:
         (folder / "0001.jsonl").unlink()
         assert "10 requests are written to" in stopped(given, folder.parent)
         assert "30 requests are written to" in stopped(given, folder.parent)
+
+    def test_of_two_clients_lie_side_by_side(self, source: Path, live: dict[str, bytes], tmp_path: Path) -> None:
+        given = settings(source)
+        given["clients"] = {name: {"kind": "batch", "submit": False} for name in ("local", "other")}
+        given["cascade"][1]["judge"]["client"] = "other"
+        both, folder = Config.model_validate(given), tmp_path / "both"
+        batches = folder / "batches"
+        for answered_by_now in ("0001", "0002"):
+            stopped(both, folder)
+            write(batches / f"{answered_by_now}.out.jsonl", answered(batches / f"{answered_by_now}.jsonl"))
+        done(both, folder)
+        assert derived(folder) == live
+
+    def test_may_be_submitted_after_all_but_a_batch_under_way_is_not_written(
+        self, given: Config, folder: Path, source: Path, live: dict[str, bytes]
+    ) -> None:
+        with BatchServer(judged, takes=60) as server:
+            submitting = batching(source, server.url)
+            run(submitting, output=folder.parent, say=print, watch=interrupting(server))
+            assert "1 parts of this run are under way at a server" in stopped(given, folder.parent)
+            server.takes = 0
+            done(submitting, folder.parent)
+            assert_paid_once(server)
+        assert derived(folder.parent) == live
 
     def test_that_nobody_wants_any_more_are_not_waited_for(self, given: Config, folder: Path) -> None:
         other = given.model_dump()
