@@ -35,6 +35,9 @@ class Submitted:
         self._done: dict[int, int] = {}
         self._cancelled: list[str] = []
         self._full = False
+        self._ended = 0
+        self._since: dict[int, int] = {}
+        """How many batches had ended when a part was submitted."""
 
     async def settle(self, before: Iterable[Part], made: Iterable[Part], desk: Desk) -> None:
         """See all parts through: those from before, and those that were made just now. Raises RunStopped."""
@@ -71,8 +74,10 @@ class Submitted:
 
     async def _submit(self) -> None:
         """Have batches created for the parts that wait, as long as there is room for them."""
+        self._full &= bool(self._under_way)
         while self._waiting and not self._full:
             part = self._waiting.popleft()
+            self._since[part.id] = self._ended
             file = await self._provider.upload(self._parts.file(part))
             part = self._under_way[part.id] = self._parts.spool.tell(part, file=file)
             batch = await self._provider.create(part, doubtful=False)
@@ -96,6 +101,7 @@ class Submitted:
             await self._failed(part, batch)
         elif batch.status in ENDED:
             await self._take_in(part, batch, desk)
+            self._ended += 1
             self._full = False
 
     async def _find(self, part: Part) -> Batch | None:
@@ -122,7 +128,7 @@ class Submitted:
     async def _failed(self, part: Part, batch: Batch) -> None:
         """No request of the batch was looked at. It is tried again if only room was wanting."""
         await self._provider.delete(str(part.file))
-        if batch.code == _FULL and self._under_way:
+        if batch.code == _FULL and (self._under_way or self._ended > self._since.get(part.id, 0)):
             self._full = True
             self._waiting.append(self._parts.spool.take_back(part))
             return

@@ -171,16 +171,26 @@ class TestServer:
             assert_paid_once(server)
         assert any("does not take 'max_tokens'" in one for one in said)
 
-    def test_that_has_no_room_gets_the_rest_later(self, source: Path, live: dict[str, bytes], tmp_path: Path) -> None:
+    @pytest.mark.parametrize("takes", [0.0, 0.3])
+    def test_that_has_no_room_gets_the_rest_later(
+        self, takes: float, source: Path, live: dict[str, bytes], tmp_path: Path
+    ) -> None:
         def full(lines: list[dict[str, Any]]) -> tuple[str, str] | None:
             busy = sum(one.status in ("validating", "in_progress") for one in server.batches.values())
             return ("token_limit_exceeded", "Enqueued token limit reached") if busy > 1 else None
 
-        with BatchServer(judged, takes=0.2, refuses=full) as server:
+        with BatchServer(judged, takes=takes, refuses=full) as server:
             done(batching(source, server.url, requests_per_file=8), tmp_path / "run")
             assert any(one.status == "failed" for one in server.batches.values())
             assert_paid_once(server)
         assert derived(tmp_path / "run") == live
+
+    def test_that_has_no_room_at_all_stops_the_run(self, source: Path, tmp_path: Path) -> None:
+        with BatchServer(judged, refuses=lambda _: ("token_limit_exceeded", "Enqueued token limit reached")) as server:
+            said = stopped(batching(source, server.url, requests_per_file=8), tmp_path / "run")
+        assert (
+            "token_limit_exceeded: Enqueued token limit reached. Lower requests_per_file, or run again later." in said
+        )
 
 
 class TestWithoutReply:
