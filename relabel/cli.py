@@ -208,14 +208,31 @@ def verify(
 
 
 @app.command()
+def cancel(run: RunFolder) -> None:
+    """Cancel a run's batches that are under way. What they have answered is paid, and the next run takes it in."""
+    from relabel.runs import cancel_run
+    from relabel.text import pasteable, printable
+
+    found = cancel_run(run, say=lambda message: _tell(_stderr(), message))
+    for batch in found:
+        print(printable(f"cancelled   {batch}"))
+    goes_on = pasteable("relabel", "run", run)
+    print(f"`{printable(goes_on)}` takes in what was answered" if found else "no batch is under way")
+
+
+@app.command()
 def status(run: RunFolder) -> None:
     """Say what a run's ledger holds, what it cost, and whether the run is complete."""
+    from relabel.clients.spool import under_way
     from relabel.folder import ledger_of, recorded_config
     from relabel.report import read_report
 
     config, _ = recorded_config(run)
     with ledger_of(run, config) as ledger:
-        _print_spent(config.prices, ledger)
+        _print_spent(config.rates, ledger)
+    parts, requests = under_way(run)
+    if parts:
+        print(f"batches     {parts:,} under way, with {requests:,} requests that wait for replies")
     found = read_report(run)
     if found is None:
         _print_unfinished(run)

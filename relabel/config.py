@@ -270,6 +270,24 @@ _OF_ENGINES = {
 }
 
 
+class BatchClientSettings(Settings):
+    """A server with OpenAI's Batch API; with `submit: false`, files that somebody else has answered.
+
+    A file holds at most `requests_per_file` and `megabytes_per_file` (of 10^6 bytes). Batches are looked after every
+    `poll_every` seconds. What is submitted costs the `discount` less than `prices` say.
+    """
+
+    kind: Literal["batch"]
+    base_url: str | None = None
+    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    submit: bool = True
+    requests_per_file: int = Field(50_000, ge=1, le=50_000)
+    megabytes_per_file: float = Field(200, gt=0, le=200)
+    poll_every: float = Field(60, gt=0)
+    timeout: float = Field(600, gt=0)
+    discount: float = Field(0.5, ge=0, lt=1)
+
+
 class ReplayClientSettings(Settings):
     """Replies recorded in another run's ledger; nothing is ever sent."""
 
@@ -279,7 +297,7 @@ class ReplayClientSettings(Settings):
 
 
 ClientSettings = Annotated[
-    OpenAIClientSettings | VLLMClientSettings | ReplayClientSettings, Field(discriminator="kind")
+    OpenAIClientSettings | VLLMClientSettings | BatchClientSettings | ReplayClientSettings, Field(discriminator="kind")
 ]
 
 
@@ -289,6 +307,11 @@ class Price(Settings):
     prompt: float = Field(ge=0)
     cached: float | None = Field(None, ge=0)
     completion: float = Field(ge=0)
+
+    def less(self, discount: float) -> Price:
+        """This price with a discount, a share of it."""
+        cached = None if self.cached is None else self.cached * (1 - discount)
+        return Price(prompt=self.prompt * (1 - discount), cached=cached, completion=self.completion * (1 - discount))
 
 
 class BudgetSettings(Settings):
@@ -375,6 +398,18 @@ class Config(Settings):
                     f"tier {tier.name!r}: the client {tier.judge.client!r} holds one model, {client.model}: a tier "
                     f"before calls it {held[tier.judge.client]!r}, this one {tier.judge.model!r}"
                 )
+
+    @property
+    def rates(self) -> dict[str, Price]:
+        """What each model costs: its price, less the least discount of those who ask it."""
+        found = dict(self.prices)
+        for model in self.prices:
+            judges = [tier.judge for tier in self.cascade if isinstance(tier.judge, LLMJudgeSettings)]
+            asked_by = [self.clients[judge.client] for judge in judges if judge.model == model]
+            discounts = [one.discount if isinstance(one, BatchClientSettings) and one.submit else 0 for one in asked_by]
+            if discount := min(discounts, default=0):
+                found[model] = found[model].less(discount)
+        return found
 
     def _tell_models_apart(self) -> None:
         """A reply's key holds the model's name, not the server's: one name on two servers would pass for one model."""

@@ -245,7 +245,11 @@ class Asker:
         return " · ".join(filter(None, (one.pulse() for one in self._clients.values() if isinstance(one, Watched))))
 
     def admit(self, call: Call, *, sent: bool = False) -> bool:
-        """Whether the budget has room for a call that was put off; one that was sent before is counted, room or not."""
+        """Whether the budget has room for a call that was put off. One that was sent before is counted, room or not,
+        unless its reply was stored before some process ended.
+        """
+        if sent and self._ledger.get(call.request.key) is not None:
+            return False
         return self._budget.admit_now(call.request, sent=sent)
 
     async def store(self, call: Call, reply: Reply | None) -> None:

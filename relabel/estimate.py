@@ -69,7 +69,7 @@ def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
     for record in islice(opened.source, opened.config.input.limit):
         if not isinstance(record, Quarantined):
             _count(opened, record, ledger, counts)
-    prices = Prices(opened.config.prices)
+    prices = Prices(opened.config.rates)
     forms = {name: opened.cascade.prompts[judge.prompt].form for name, judge in judges.items()}
     found: list[TierEstimate] = []
     before, open_before, basis = _Count(), 0.0, "every instance, counted"

@@ -23,7 +23,7 @@ def build_report(config: Config, tally: Tally, meter: Meter, ledger: Ledger) -> 
     """The numbers of a run. A model without a price has no cost (null); a folder without replies of its own shows what
     those that it reads have cost.
     """
-    prices = Prices(config.prices)
+    prices = Prices(config.rates)
     spent: list[dict[str, Any]] = [
         {
             "tier": one.tier,

@@ -15,7 +15,7 @@ from typing import Any
 from relabel import __version__
 from relabel.cascade import Cascade
 from relabel.clients import Client, make_client
-from relabel.config import Config, LedgerSettings, LLMJudgeSettings
+from relabel.config import BatchClientSettings, Config, LedgerSettings, LLMJudgeSettings
 from relabel.costs import Prices
 from relabel.engine import Asker, Progress, TierProgress, Watch, answer, interruptible, most_open, watched
 from relabel.errors import ConfigError, Damaged, InputError, RunStopped, Unfinished
@@ -31,6 +31,7 @@ from relabel.folder import (
     judges_of,
     ledger_of,
     open_run,
+    recorded_config,
     reopen,
     size_of,
     source_of,
@@ -102,7 +103,7 @@ def _run(
         _check_usable(opened, known)
         return Summary(opened.folder, known, Progress({}), unchanged=True)
     guard(opened.folder, opened.config.input)
-    clients = _clients(opened.config, lambda message: tell(message))
+    clients = _clients(opened, lambda message: tell(message))
     _make(opened.folder)
     with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger, Log(opened.folder) as log:
 
@@ -153,10 +154,32 @@ def safe(folder: Path, progress: Progress) -> str:
     return f"{held}; running again goes on."
 
 
-def _clients(config: Config, say: Callable[[str], None]) -> dict[str, Client]:
+def _clients(opened: Opened, say: Callable[[str], None]) -> dict[str, Client]:
     """The clients that the tiers ask, checked as far as that goes without sending anything."""
+    config = opened.config
     used = {tier.judge.client for tier in config.cascade if isinstance(tier.judge, LLMJudgeSettings)}
-    return {name: make_client(name, config.clients[name], say) for name in sorted(used)}
+    return {name: make_client(name, config.clients[name], say, opened.folder) for name in sorted(used)}
+
+
+def cancel_run(folder: str | Path, *, say: Callable[[str], None] = print) -> list[str]:
+    """Cancel a run's batches that are under way; returns their ids. What was answered is taken in by the next run."""
+    from relabel.clients.batch import cancel
+
+    config, _ = recorded_config(Path(folder))
+    batching = {name: one for name, one in config.clients.items() if isinstance(one, BatchClientSettings)}
+    if not batching:
+        raise ConfigError(f"{folder}: no client of this run is of `kind: batch`, so there is nothing to cancel")
+
+    async def each() -> list[str]:
+        return [one for name in batching for one in await cancel(name, batching[name], Path(folder), say)]
+
+    found: list[str] = []
+
+    async def main() -> None:
+        found.extend(await each())
+
+    _blocking(main, Stop())
+    return found
 
 
 def _check_usable(opened: Opened, report: dict[str, Any]) -> None:
@@ -280,7 +303,7 @@ async def _answer(
     log: Log,
 ) -> None:
     config = opened.config
-    asker = Asker(ledger, clients, config.budget, Prices(config.prices), progress, stop, log.write)
+    asker = Asker(ledger, clients, config.budget, Prices(config.rates), progress, stop, log.write)
     watchers = [watched(asker, progress, stop, lambda seen: log.write("progress", **_sent(seen)), every=_LOGGED_EVERY)]
     if watch is not None:
         watchers.append(watched(asker, progress, stop, watch, every=0.5))

@@ -53,6 +53,8 @@ def test_every_shipped_policy_is_valid(policy: Path) -> None:
             "clients.local: unknown key 'concurency'; did you",
         ),
         ({"clients": {"local": {"kind": "smoke"}}}, "clients.local"),
+        ({"clients": {"local": {"kind": "batch", "requests_per_file": 50_001}}}, "clients.local.requests_per_file: "),
+        ({"clients": {"local": {"kind": "batch", "concurrency": 3}}}, "clients.local: unknown key 'concurrency'"),
         ({"clients": {}}, "tier 'cheap' names the client 'local'; clients are: none"),
         ({"policy": {"relabel": ["better"], "drop": ["better"]}}, "label 'better' leads to more than one action"),
         ({"budget": {"usd": 5}}, "budget.usd needs prices for large, small"),

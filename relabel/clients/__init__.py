@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from relabel.config import ClientSettings, OpenAIClientSettings, VLLMClientSettings
+from relabel.config import BatchClientSettings, ClientSettings, OpenAIClientSettings, VLLMClientSettings
 from relabel.records import Call, Reply, Request
 
 
@@ -44,7 +45,9 @@ class Desk(Protocol):
     """Whoever keeps the run's books: says what may be sent between two passes, and takes replies in."""
 
     def admit(self, call: Call, *, sent: bool = False) -> bool:
-        """Whether the budget has room for this call; one that was `sent` before is counted, room or not."""
+        """Whether the budget has room for this call. One that was `sent` before is counted, room or not, unless its
+        reply is at hand: then not.
+        """
 
     async def store(self, call: Call, reply: Reply | None) -> None:
         """Take in the reply to a call that was admitted, or that it gets none for now; returns when it is on disk."""
@@ -68,8 +71,14 @@ class Deferring(Client, Protocol):
         """
 
 
-def make_client(name: str, settings: ClientSettings, say: Callable[[str], None]) -> Client:
-    """The client for its settings. `say` is told once of each thing that is found out about a server."""
+def make_client(name: str, settings: ClientSettings, say: Callable[[str], None], folder: Path) -> Client:
+    """The client for its settings. `say` is told once of each thing that is found out about a server; `folder` is the
+    run's, for what must outlast this process.
+    """
+    if isinstance(settings, BatchClientSettings):
+        from relabel.clients.batch import BatchClient
+
+        return BatchClient(name, settings, say, folder)
     if isinstance(settings, VLLMClientSettings) and settings.model is not None:
         from relabel.clients.engine import EngineClient
 

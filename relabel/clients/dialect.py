@@ -41,6 +41,13 @@ class Dialect:
         parts = [f"{old}={new}" for old, new in sorted(self.renamed.items()) if old not in self.dropped]
         return " ".join(parts + [f"-{name}" for name in sorted(self.dropped)])
 
+    @classmethod
+    def named(cls, name: str) -> Dialect:
+        """The dialect with this name, as far as it says what is sent."""
+        parts = [part for part in name.split() if not part.startswith("~")]
+        renamed = dict(part.split("=", 1) for part in parts if "=" in part)
+        return cls(renamed, {part.removeprefix("-") for part in parts if part.startswith("-")})
+
     def name_of(self, spoken: str, sent: Mapping[str, Any]) -> str:
         """The name of the dialect in which a request was put, with what of it the model has been found to ignore."""
         return " ".join(

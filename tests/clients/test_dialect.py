@@ -10,6 +10,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
+from relabel.clients.dialect import Dialect
 from relabel.prompts import load_prompt
 from relabel.records import Reply, Request, Token
 from relabel.testing import Answer, Handler, ReplyServer, completion
@@ -33,6 +34,17 @@ def asked(handler: Handler, count: int = 12, **sampling: Any) -> tuple[list[Repl
 
 def without_structure(fault: Answer) -> Handler:
     return lambda body: fault if "response_format" in body else GOOD
+
+
+def test_a_dialect_is_known_by_its_name() -> None:
+    learnt = Dialect()
+    for name in ("max_tokens", "logprobs", "temperature"):
+        assert learnt.learn(name)
+    again = Dialect.named(f"{learnt.name} ~response_format")
+    assert again.name == learnt.name == "max_tokens=max_completion_tokens -logprobs -temperature -top_logprobs"
+    asked = graded(max_tokens=9, temperature=0.5, logprobs=True)
+    assert again.body(asked) == learnt.body(asked)
+    assert Dialect.named("").body(asked) == Dialect().body(asked)
 
 
 def test_posts_the_schema_as_the_openai_package_does() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,7 +200,7 @@ class TestEngine:
     )
     def test_that_cannot_start_stops_the_run_and_says_why(self, python: str, says: str) -> None:
         said: list[str] = []
-        asked = make_client("gpu", VLLMClientSettings(kind="vllm", model="m", python=python), said.append)
+        asked = make_client("gpu", VLLMClientSettings(kind="vllm", model="m", python=python), said.append, Path())
         assert isinstance(asked, EngineClient)
 
         async def scenario() -> list[Reply | BaseException]:
