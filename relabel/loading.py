@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from relabel.config import Config, OutputSettings, Settings
+from relabel.config import Config, OutputSettings
 from relabel.errors import ConfigError
 from relabel.resources import shipped
+from relabel.settings import Settings
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 

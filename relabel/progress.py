@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from relabel.engine import Progress, TierProgress
+from relabel.asker import Progress, TierProgress
 
 _EVERY = 30.0
 """Seconds between two lines where there is no terminal."""

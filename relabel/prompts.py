@@ -18,13 +18,14 @@ import jinja2
 from jinja2 import meta
 from pydantic import Field, field_validator
 
-from relabel.config import CriteriaSettings, Settings
+from relabel.config import CriteriaSettings
 from relabel.errors import ConfigError
 from relabel.fence import Fence
 from relabel.forms import FORMS, Form
 from relabel.loading import is_file, parse, read_yaml, yaml_mapping
 from relabel.records import Passage
 from relabel.resources import shipped
+from relabel.settings import Settings
 
 DEFAULT_KIND = "question-answering"
 UNJUDGED = "unjudged"

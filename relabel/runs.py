@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from relabel import __version__
+from relabel.asker import Asker, Progress, TierProgress, most_open
 from relabel.cascade import Cascade
 from relabel.clients import Client, make_client
-from relabel.config import BatchClientSettings, Config, LedgerSettings, LLMJudgeSettings
+from relabel.config import Config, LedgerSettings, LLMJudgeSettings
 from relabel.costs import Prices
-from relabel.engine import Asker, Progress, TierProgress, Watch, answer, interruptible, most_open, watched
+from relabel.engine import Watch, answer, interruptible, watched
 from relabel.errors import ConfigError, Damaged, InputError, RunStopped, Unfinished
 from relabel.export import QUARANTINE, discard, partial_path, write_all
 from relabel.folder import (
@@ -48,6 +49,7 @@ from relabel.log import Log
 from relabel.meter import Meter
 from relabel.report import PAGE, REPORT, build_report, read_report, write_report
 from relabel.salvage import salvage
+from relabel.settings import BatchClientSettings
 from relabel.text import pasteable
 
 _LOGGED_EVERY = 30.0
@@ -163,7 +165,7 @@ def _clients(opened: Opened, say: Callable[[str], None]) -> dict[str, Client]:
 
 def cancel_run(folder: str | Path, *, say: Callable[[str], None] = print) -> list[str]:
     """Cancel a run's batches that are under way; returns their ids. What was answered is taken in by the next run."""
-    from relabel.clients.batch import cancel
+    from relabel.clients.batches.client import cancel
 
     config, _ = recorded_config(Path(folder))
     batching = {name: one for name, one in config.clients.items() if isinstance(one, BatchClientSettings)}

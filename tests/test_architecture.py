@@ -12,17 +12,19 @@ import relabel
 PACKAGE = Path(__file__).parents[1] / "relabel"
 
 LAYERS = [
-    {"records", "errors", "text", "resources", "arrow", "forms"},
+    {"records", "errors", "text", "resources", "arrow", "forms", "settings"},
     {"config", "fence", "confidence", "tally", "meter"},
     {"loading"},
     {"formats", "prompts", "grounding", "parsing", "costs", "log", "tables"},
     {"judges", "policy", "schema", "segment", "ledger", "salvage"},
     {"screens", "clients"},
     {"cascade", "limits"},
-    {"engine", "export", "report"},
+    {"asker", "export", "report"},
+    {"engine"},
     {"folder"},
     {"runs"},
     {"estimate", "verify", "progress", "testing"},
+    {"printing"},
     {"cli"},
 ]
 

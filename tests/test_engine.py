@@ -18,12 +18,13 @@ from typing import Any, cast
 import pytest
 
 from relabel import engine
+from relabel.asker import Asker, Progress, TierProgress
 from relabel.cascade import Cascade
 from relabel.clients import Desk, flow
 from relabel.clients import openai as http
 from relabel.config import BudgetSettings, Price
 from relabel.costs import Prices
-from relabel.engine import Asker, Progress, TierProgress, answer
+from relabel.engine import answer
 from relabel.errors import InputError, LedgerError, RunStopped, Unanswered
 from relabel.formats import Source
 from relabel.judges import Retry

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from relabel.config import BatchClientSettings, ClientSettings, OpenAIClientSettings, VLLMClientSettings
 from relabel.records import Call, Reply, Request
+from relabel.settings import BatchClientSettings, ClientSettings, OpenAIClientSettings, VLLMClientSettings
 
 
 class Client(Protocol):
@@ -76,7 +76,7 @@ def make_client(name: str, settings: ClientSettings, say: Callable[[str], None],
     run's, for what must outlast this process.
     """
     if isinstance(settings, BatchClientSettings):
-        from relabel.clients.batch import BatchClient
+        from relabel.clients.batches.client import BatchClient
 
         return BatchClient(name, settings, say, folder)
     if isinstance(settings, VLLMClientSettings) and settings.model is not None:

@@ -27,9 +27,9 @@ from relabel.clients.dialect import Dialect
 from relabel.clients.errors import Complaint, complaint
 from relabel.clients.pace import Patience
 from relabel.clients.wire import reply_from
-from relabel.config import VLLMClientSettings
 from relabel.errors import RunStopped, Unanswered
 from relabel.records import Call, Reply, Request
+from relabel.settings import VLLMClientSettings
 
 _HOST = Path(__file__).with_name("host.py")
 _PASSED_ON = (

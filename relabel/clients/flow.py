@@ -18,7 +18,7 @@ from collections.abc import Callable
 from relabel.clients.errors import Again
 from relabel.clients.pace import Pace, Patience
 from relabel.clients.rate import Rate
-from relabel.config import ServerSettings
+from relabel.settings import ServerSettings
 
 _DOWN_AFTER = 10
 """So many failures in a row, of whatever requests, and a server is taken to be down."""

@@ -20,9 +20,9 @@ from relabel.clients.errors import Again
 from relabel.clients.pace import Patience
 from relabel.clients.server import Server
 from relabel.clients.target import find_target
-from relabel.config import OpenAIClientSettings, ServerSettings
 from relabel.errors import RunStopped, Unanswered
 from relabel.records import Reply, Request
+from relabel.settings import OpenAIClientSettings, ServerSettings
 
 _HOPELESS = 3
 """Attempts where an error says that nothing will ever work: at a server that has never answered, which may be the wrong

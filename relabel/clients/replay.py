@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relabel.config import ReplayClientSettings
 from relabel.errors import Unanswered
 from relabel.ledger import Ledger
 from relabel.records import Reply, Request
+from relabel.settings import ReplayClientSettings
 
 
 class ReplayClient:

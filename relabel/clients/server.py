@@ -21,9 +21,9 @@ from relabel.clients.errors import Again, Complaint, Refused, classify, complain
 from relabel.clients.flow import Flow
 from relabel.clients.target import Target
 from relabel.clients.wire import reply_of
-from relabel.config import ServerSettings
 from relabel.errors import RunStopped
 from relabel.records import Reply, Request
+from relabel.settings import ServerSettings
 
 _NOBODY = "Is it up, and is base_url (or OPENAI_BASE_URL) right?"
 _NO_API = "That is no chat completions API: check base_url (or OPENAI_BASE_URL), or a proxy or log-in page on the way."

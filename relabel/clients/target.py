@@ -12,8 +12,8 @@ from urllib.parse import quote, urlencode
 
 from yarl import URL
 
-from relabel.config import OpenAIClientSettings
 from relabel.errors import ConfigError
+from relabel.settings import OpenAIClientSettings
 from relabel.text import without_credentials
 
 _LEAST_SECRET = 8

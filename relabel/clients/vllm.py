@@ -17,8 +17,8 @@ from yarl import URL
 from relabel.clients.openai import OpenAIClient
 from relabel.clients.server import Server
 from relabel.clients.target import target_of
-from relabel.config import VLLMClientSettings
 from relabel.records import Reply, Request
+from relabel.settings import VLLMClientSettings
 
 _EVERY = 2.0
 """Seconds between two looks at a server's metrics."""

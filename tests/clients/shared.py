@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from relabel.clients.openai import OpenAIClient
-from relabel.config import OpenAIClientSettings
 from relabel.errors import ClientError
 from relabel.records import Reply, Request
+from relabel.settings import OpenAIClientSettings
 from relabel.testing import Answer, Handler
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from aiohttp import web
 
-from relabel.clients.spool import SPOOL
+from relabel.clients.batches.spool import SPOOL
 from relabel.config import Config
 from relabel.errors import RelabelError, RunStopped
 from relabel.ledger import Ledger
@@ -739,7 +739,7 @@ class TestFiles:
 
 
 def test_memory_does_not_grow_with_the_calls_and_a_key_is_kept_once(tmp_path: Path) -> None:
-    from relabel.clients.spool import Spool
+    from relabel.clients.batches.spool import Spool
     from relabel.records import Call
     from tests.clients.shared import request
 

@@ -11,9 +11,9 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from relabel.clients.openai import OpenAIClient
-from relabel.config import OpenAIClientSettings
 from relabel.errors import ConfigError, RunStopped
 from relabel.records import Reply, Request, Usage
+from relabel.settings import OpenAIClientSettings
 from relabel.testing import Answer, Handler, ReplyServer, completion
 from tests.clients.shared import ask, client, error, replies, reply, request
 

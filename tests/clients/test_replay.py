@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from relabel.clients.replay import ReplayClient
-from relabel.config import ReplayClientSettings
 from relabel.errors import LedgerError, Unanswered
 from relabel.ledger import Entry, Ledger
 from relabel.records import Call, Reply, Request
+from relabel.settings import ReplayClientSettings
 
 ASKED = Request("m", ({"role": "user", "content": "?"},), {})
 RECORDED = Reply("ok", "yes", "stop", model="m-1", fingerprint="fp", dialect="-seed")

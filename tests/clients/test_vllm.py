@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from relabel.clients import make_client
 from relabel.clients.engine import EngineClient
 from relabel.clients.vllm import VLLMClient
-from relabel.config import VLLMClientSettings
 from relabel.errors import RunStopped
 from relabel.records import Reply, Request
+from relabel.settings import VLLMClientSettings
 from relabel.testing import Answer, ReplyServer
 from tests.clients.shared import error, request
 from tests.conftest import config

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relabel.clients import Desk
-from relabel.clients.parts import TRIES, Parts
-from relabel.clients.provider import Provider
-from relabel.clients.spool import SPOOL, Part
-from relabel.clients.submitted import Submitted
+from relabel.clients.batches.parts import TRIES, Parts
+from relabel.clients.batches.provider import Provider
+from relabel.clients.batches.spool import SPOOL, Part
+from relabel.clients.batches.submitted import Submitted
+from relabel.clients.batches.written import Written
 from relabel.clients.target import find_target
-from relabel.clients.written import Written
-from relabel.config import BatchClientSettings, OpenAIClientSettings
 from relabel.errors import LedgerError, RunStopped, Unanswered
 from relabel.records import Call, Reply, Request
+from relabel.settings import BatchClientSettings, OpenAIClientSettings
 
 
 class BatchClient:

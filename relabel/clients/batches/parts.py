@@ -10,13 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from relabel.clients import Desk
+from relabel.clients.batches.intake import Intake
+from relabel.clients.batches.lines import request_line
+from relabel.clients.batches.spool import Part, Spool
 from relabel.clients.dialect import Dialect
-from relabel.clients.intake import Intake
-from relabel.clients.lines import request_line
-from relabel.clients.spool import Part, Spool
-from relabel.config import BatchClientSettings
 from relabel.errors import RunStopped
 from relabel.records import Request
+from relabel.settings import BatchClientSettings
 
 FOLDER = "batches"
 

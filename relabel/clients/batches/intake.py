@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 from relabel.clients import Desk
+from relabel.clients.batches.lines import Line, read_lines
+from relabel.clients.batches.spool import Part, Spool
 from relabel.clients.dialect import Dialect
 from relabel.clients.errors import Complaint, Refused, classify, unsupported
-from relabel.clients.lines import Line, read_lines
-from relabel.clients.spool import Part, Spool
 from relabel.errors import RunStopped
 from relabel.records import Call, Reply
 

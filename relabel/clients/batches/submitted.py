@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Iterable
 
 from relabel.clients import Desk
-from relabel.clients.parts import Parts
-from relabel.clients.provider import ENDED, Batch, NotThere, Provider
-from relabel.clients.spool import Part
+from relabel.clients.batches.parts import Parts
+from relabel.clients.batches.provider import ENDED, Batch, NotThere, Provider
+from relabel.clients.batches.spool import Part
 from relabel.errors import RunStopped
 
 _FULL = "token_limit_exceeded"

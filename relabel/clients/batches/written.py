@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from relabel.clients import Desk
-from relabel.clients.lines import read_lines
-from relabel.clients.parts import Parts
-from relabel.clients.spool import Part
+from relabel.clients.batches.lines import read_lines
+from relabel.clients.batches.parts import Parts
+from relabel.clients.batches.spool import Part
 from relabel.errors import RunStopped
 from relabel.text import pasteable
 

@@ -13,8 +13,8 @@ import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from relabel import __version__
+from relabel.clients.batches.spool import Part
 from relabel.clients.errors import Again, classify, complaint
-from relabel.clients.spool import Part
 from relabel.clients.target import Target
 from relabel.errors import RunStopped
 from relabel.text import well_formed

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relabel.clients import lines as reader
+from relabel.clients.batches.intake import Intake
+from relabel.clients.batches.lines import read_line, read_lines, request_line
+from relabel.clients.batches.spool import Spool
 from relabel.clients.dialect import Dialect
 from relabel.clients.errors import Complaint
-from relabel.clients.intake import Intake
-from relabel.clients.lines import read_line, read_lines, request_line
-from relabel.clients.spool import Spool
 from relabel.records import Call, Reply
 from relabel.testing import Answer, completion
 from tests.clients.shared import request

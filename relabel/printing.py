@@ -1,0 +1,147 @@
+"""What the command line says of runs, their reports and estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from relabel.config import Price
+from relabel.costs import Prices
+from relabel.estimate import TierEstimate
+from relabel.ledger import Ledger, holder
+from relabel.runs import Summary, safe
+from relabel.text import pasteable, printable
+
+_SHOWN = 5
+
+
+def print_summary(summary: Summary) -> None:
+    """What a call of `run` came to."""
+    if summary.report is not None:
+        print_counts(summary.report)
+    tiers = summary.progress.tiers
+    sent, known = (sum(getattr(tier, name) for tier in tiers.values()) for name in ("sent", "from_ledger"))
+    tail = "unchanged, nothing to do" if summary.unchanged else f"{sent:,} sent, {known:,} from the ledger"
+    print(f"requests    {tail}")
+    print(f"run         {summary.folder}")
+
+
+def print_counts(report: dict[str, Any]) -> None:
+    """The counts of a report, which add up."""
+    instances, candidates = report["instances"], report["candidates"]
+    print(
+        f"instances   {instances['in']:,} in = {instances['cleaned']:,} cleaned + {instances['removed']:,} removed + "
+        f"{instances['quarantined']:,} quarantined ({instances['changed'] - instances['removed']:,} changed)"
+    )
+    print(
+        f"candidates  {candidates['in']:,} in = {candidates['relabel']:,} relabel + {candidates['drop']:,} drop + "
+        f"{candidates['keep']:,} keep ({_asides(report)})"
+    )
+    if (positives := report["positives"])["judged"]:
+        print(
+            f"positives   {positives['judged']:,} judged = {positives['sound']:,} sound + {positives['suspect']:,} "
+            f"suspect (no answer found) + {positives['abstained']:,} abstained"
+        )
+    for rule, count in report["removed_by"].items():
+        print(f"removed     {count:,} by {rule}")
+    for reason, count in list(report["quarantined_for"].items())[:_SHOWN]:
+        print(f"quarantine  {count:,}: {printable(reason)}")
+    for name, tier in report["tiers"].items():
+        said = [f"{count:,} {'grade ' * label.isdigit()}{label}" for label, count in tier["labels"].items()]
+        said += [f"{count:,} abstained: {reason}" for reason, count in tier["abstained"].items()]
+        said += [f"{tier['unanswered']:,} unanswered"] if tier["unanswered"] else []
+        print(f"tier        {name}: {tier['candidates']:,} candidates: {', '.join(said)}")
+    if report["spent"]:
+        tokens = [sum(one[name] for one in report["spent"]) for name in ("prompt_tokens", "completion_tokens")]
+        cost = f"${report['usd']:.4f}" if report["usd"] is not None else "unpriced"
+        print(f"spent       {tokens[0]:,} tokens in, {tokens[1]:,} tokens out, {cost}")
+    for tier, found in report["mixed"].items():
+        for name, values in found.items():
+            shown = printable(", ".join(values))
+            print(f"mixed       {tier}: replies with {len(values)} different values of {name}: {shown}")
+
+
+def _asides(report: dict[str, Any]) -> str:
+    """How many of the kept are undecided, and what else is kept for want of a judge."""
+    asides = [f"{report['candidates']['undecided']:,} undecided"]
+    if unjudged := report["rules"].get("unjudged"):
+        asides.append(f"{unjudged:,} unjudged")
+    if unanswered := report["candidates"]["unanswered"]:
+        asides.append(f"PARTIAL: {unanswered:,} unanswered")
+    return ", ".join(asides)
+
+
+def print_unfinished(run: Path) -> None:
+    """That a run is not complete, and who is writing it or how it goes on."""
+    if writing := holder(run):
+        print(f"not complete: {printable(writing)} is writing it")
+    else:
+        print(f"not complete: `{printable(pasteable('relabel', 'run', run))}` goes on")
+
+
+def print_spent(prices: Mapping[str, Price], ledger: Ledger) -> None:
+    """What a ledger holds, tier by tier, and what it cost."""
+    for one in ledger.spent():
+        cost = Prices(prices).cost(one.model, one.usage)
+        shown = f"${cost:.4f}" if cost is not None else "unpriced"
+        print(
+            f"ledger      {one.tier} ({one.model}): {one.replies:,} replies, {one.refused:,} of them refused, "
+            f"{one.usage.prompt:,} tokens in, {one.usage.completion:,} out, {shown}"
+        )
+
+
+def print_estimate(tiers: Sequence[TierEstimate]) -> None:
+    """A table of the tiers, with the cost of all."""
+    if not tiers:
+        print("no tier asks a model: nothing to pay for")
+        return
+    header = ("tier", "model", "calls to send", "answered", "tokens in", "tokens out", "cost", "calls are")
+    rows = [header]
+    for one in tiers:
+        cost = f"${one.usd:,.2f}" if one.usd is not None else "unpriced"
+        numbers = (f"{n:,}" for n in (one.calls, one.answered, one.prompt_tokens, one.completion_tokens))
+        rows.append((one.tier, one.model, *numbers, cost, one.basis))  # type: ignore[arg-type]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column in (0, 1, 7) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+    costs = [one.usd for one in tiers]
+    if None not in costs:
+        print(f"in all      ${sum(cost for cost in costs if cost):,.2f}")
+
+
+_HINTS = {
+    "too_long": "The tier's `context` has no room for them beside the positives.",
+    "length": "Replies were cut off: raise the tier's max_tokens, or set retry_max_tokens.",
+    "empty_text": "They have no text.",
+    "suspect_positive": "No answer was found in their positives: positives.parquet names these.",
+    "no_majority": "The replies disagree: `votes` in the column `verdicts` of decisions.parquet counts them.",
+}
+
+
+def warnings(report: dict[str, Any]) -> Iterator[str]:
+    """The tiers that understood hardly anything: then the set is not cleaned, whatever the exit code."""
+    for name, tier in report["tiers"].items():
+        abstained = sum(tier["abstained"].values())
+        if abstained * 2 > tier["candidates"]:
+            reason, count = max(tier["abstained"].items(), key=lambda item: item[1])
+            hint = _HINTS.get(reason, "The column `found` of decisions.parquet shows what came back.")
+            yield (
+                f"Warning: tier {name} abstained on {abstained:,} of {tier['candidates']:,} candidates, mostly: "
+                f"{reason} ({count:,}). {hint}"
+            )
+
+
+def why(summary: Summary) -> str:
+    """Why a run has ended before its time, what can be done, and what is safe."""
+    progress, words = summary.progress, [f"{summary.stopped}."]
+    reasons = sorted(progress.unanswered.items(), key=lambda item: -item[1])
+    words += [f"{count:,} requests got no reply: {reason}." for reason, count in reasons[:3]]
+    if "--retry" in summary.goes_on_with:
+        export = pasteable("relabel", "export", summary.folder, "--partial")
+        words.append(f"`{export}` shows what came back, in the column `found` of decisions.parquet.")
+    return " ".join([*words, safe(summary.folder, progress)])
