@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relabel.clients import lines as reader
+from relabel.clients.batches import lines as reader
 from relabel.clients.batches.intake import Intake
 from relabel.clients.batches.lines import read_line, read_lines, request_line
 from relabel.clients.batches.spool import Spool
