@@ -17,6 +17,7 @@ import relabel
 from relabel.config import Config
 from relabel.ledger import Ledger
 from relabel.runs import Summary
+from relabel.testing import ReplyServer
 from tests.conftest import SHARED, tevatron
 from tests.engines.conftest import CONTEXT, MODEL, PYTHON, Serve, Served
 from tests.planted import plant
@@ -186,6 +187,28 @@ class TestEngine:
         assert summary.report is not None
         assert [one["replies"] for one in summary.report["spent"]] == [60, 60]
         assert sum("starting vLLM" in words for words in said) == 2
+
+    def test_is_the_cheap_tier_before_a_server_that_is_the_strong_one(self, tmp_path: Path) -> None:
+        source = tmp_path / "train.jsonl"
+        source.write_text("".join(json.dumps(tevatron(n)) + "\n" for n in range(20)), encoding="utf-8")
+        cheap = {"prompt": "graded", "model": "tiny", "client": "gpu", "context": CONTEXT}
+        strong = {"prompt": "versus-positive", "model": "large", "client": "api"}
+        with ReplyServer(lambda _: '{"verdict": "better", "evidence": "Candidate"}') as server:
+            summary = start(
+                config(
+                    source,
+                    tmp_path / "run",
+                    ENGINE,
+                    clients={"gpu": ENGINE, "api": {"kind": "openai", "base_url": server.url}},
+                    cascade=[
+                        {"name": "first", "judge": cheap, "escalate": {"labels": ["0", "1", "2", "3"]}},
+                        {"name": "second", "judge": strong},
+                    ],
+                )
+            )
+            assert server.asked == {"large": 60}
+        assert summary.report is not None
+        assert summary.report["candidates"]["relabel"] == 60
 
     def test_does_not_outlive_a_run_that_is_killed(self, tmp_path: Path) -> None:
         source = tmp_path / "train.jsonl"
