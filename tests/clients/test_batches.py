@@ -499,7 +499,7 @@ class TestTrouble:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from relabel.clients import intake, provider, spool, submitted
+from relabel.clients.batches import intake, provider, spool, submitted
 from relabel.cli import main
 
 def die(*_, **__):
