@@ -157,10 +157,25 @@ def safe(folder: Path, progress: Progress) -> str:
 
 
 def _clients(opened: Opened, say: Callable[[str], None]) -> dict[str, Client]:
-    """The clients that the tiers ask, checked as far as that goes without sending anything."""
+    """The clients that the tiers ask, first tier first, checked as far as that goes without sending anything."""
     config = opened.config
-    used = {tier.judge.client for tier in config.cascade if isinstance(tier.judge, LLMJudgeSettings)}
-    return {name: make_client(name, config.clients[name], say, opened.folder) for name in sorted(used)}
+    used = dict.fromkeys(tier.judge.client for tier in config.cascade if isinstance(tier.judge, LLMJudgeSettings))
+    if not any(isinstance(config.clients[name], BatchClientSettings) for name in used):
+        _refuse_batches(opened.folder)
+    return {name: make_client(name, config.clients[name], say, opened.folder) for name in used}
+
+
+def _refuse_batches(folder: Path) -> None:
+    """Send nothing live that may be in a batch under way: it would be paid twice."""
+    from relabel.clients.batches.spool import under_way
+
+    parts, requests = under_way(folder)
+    if parts:
+        raise ConfigError(
+            f"{folder}: {requests:,} requests are in {parts:,} batches or files of a client of kind batch, and none in "
+            f"this config is one. Take them in first with that client (`{pasteable('relabel', 'cancel', folder)}` ends "
+            f"them early); or, to have them asked and paid again, delete {folder / 'batches.sqlite'}."
+        )
 
 
 def cancel_run(folder: str | Path, *, say: Callable[[str], None] = print) -> list[str]:

@@ -82,7 +82,7 @@ def make_client(name: str, settings: ClientSettings, say: Callable[[str], None],
     if isinstance(settings, VLLMClientSettings) and settings.model is not None:
         from relabel.clients.engine import EngineClient
 
-        return EngineClient(name, settings, say)
+        return EngineClient(name, settings, say, folder)
     if isinstance(settings, VLLMClientSettings):
         from relabel.clients.vllm import VLLMClient
 

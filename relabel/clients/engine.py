@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import signal
 import sys
-import tempfile
 import time
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
@@ -28,8 +28,9 @@ from relabel.clients.errors import Complaint, complaint
 from relabel.clients.pace import Patience
 from relabel.clients.wire import reply_from
 from relabel.errors import RunStopped, Unanswered
-from relabel.records import Call, Reply, Request
+from relabel.records import Call, Reply, Request, Usage
 from relabel.settings import VLLMClientSettings
+from relabel.text import printable
 
 _HOST = Path(__file__).with_name("host.py")
 _PASSED_ON = (
@@ -51,7 +52,8 @@ _LARGEST = 64 << 20
 class EngineClient:
     """Starts its engine at the first call; only one at a time has its model loaded.
 
-    Calls for another model are put off to the next pass over the source, in which it is that model's turn.
+    Calls for another model are put off to the next pass over the source, in which it is that model's turn. The first
+    tier's comes first: what it finds decides what the others are asked.
     """
 
     _all: ClassVar[list[EngineClient]] = []
@@ -59,14 +61,15 @@ class EngineClient:
 
     _turn: ClassVar[EngineClient | None] = None
 
-    def __init__(self, name: str, settings: VLLMClientSettings, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, settings: VLLMClientSettings, say: Callable[[str], None], folder: Path) -> None:
         self.concurrency = settings.concurrency
         self.endpoint = f"vllm:{settings.model}"
+        self._log = folder / f"vllm-{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.log"
         self._name = name
         self._settings = settings
         self._say = say
         self._dialect = Dialect()
-        self._waits = False
+        self._waits = self._asked = False
         self._engine: _Engine | None = None
 
     async def open(self) -> None:
@@ -78,17 +81,18 @@ class EngineClient:
 
     def puts_off(self, call: Call) -> bool:
         """Whether another model has its turn."""
-        if EngineClient._turn is None:
+        if EngineClient._turn is None and EngineClient._all[0] is self:
             EngineClient._turn = self
         self._waits = EngineClient._turn is not self
         return self._waits
 
     async def settle(self, desk: Desk) -> None:
-        """If this model had its turn and another waits, make room for it."""
+        """If this model has had its turn, or none has it, and another waits: make room for the first that does."""
         waiting = next((one for one in EngineClient._all if one._waits), None)
-        if waiting is not None and EngineClient._turn is self:
-            await self._unload()
-            EngineClient._turn, waiting._waits = waiting, False
+        if waiting is None or not (EngineClient._turn is None or (EngineClient._turn is self and self._asked)):
+            return
+        await self._unload()
+        EngineClient._turn, waiting._waits, waiting._asked = waiting, False, False
 
     def halt(self) -> None:
         """Give up what waits for the engine; what it works on is awaited."""
@@ -108,6 +112,7 @@ class EngineClient:
 
     async def send(self, request: Request, near: str = "") -> Reply:
         """The engine's reply."""
+        self._asked = True
         async with self._patience.wait():
             await self._room.acquire()
         try:
@@ -122,6 +127,7 @@ class EngineClient:
             self._room.release()
         reply = reply_from(answer, seconds) if status == 200 else None
         if reply is not None:
+            engine.count(reply.usage)
             return replace(reply, dialect=spoken, engine=engine.name)
         return self._refused(complaint(status, {}, orjson.dumps(answer)), seconds)
 
@@ -144,7 +150,7 @@ class EngineClient:
 
     async def _start(self) -> _Engine:
         given = {name: value for name in _PASSED_ON if (value := getattr(self._settings, name)) is not None}
-        engine = _Engine(self._settings.python or sys.executable, self._settings.engine_args | given)
+        engine = _Engine(self._settings.python or sys.executable, self._settings.engine_args | given, self._log)
         self._say(f"starting vLLM for {self._settings.model}; its log is {engine.log}")
         try:
             await engine.start()
@@ -171,9 +177,8 @@ class EngineFailed(Exception):
 class _Engine:
     """The process that runs a model."""
 
-    def __init__(self, python: str, given: dict[str, Any]) -> None:
-        handle, self.log = tempfile.mkstemp(prefix="relabel-vllm-", suffix=".log")
-        os.close(handle)
+    def __init__(self, python: str, given: dict[str, Any], log: Path) -> None:
+        self.log = log
         self.name = ""
         self._python = python
         self._given = given
@@ -187,7 +192,7 @@ class _Engine:
         """Load the model. Raises EngineFailed."""
         command = (self._python, "-P", str(_HOST))  # not among its neighbours, one of whom is called openai
         try:
-            with Path(self.log).open("ab") as log:
+            with self.log.open("wb") as log:
                 self._process = await asyncio.create_subprocess_exec(
                     *command,
                     stdin=PIPE,
@@ -199,12 +204,17 @@ class _Engine:
         except OSError as fault:
             raise EngineFailed(f"{self._python} cannot be started: {fault.strerror}") from None
         self._write(self._given)
-        line = await self._out.readline()
-        said = orjson.loads(line) if line else {}
-        if (facts := said.get("facts")) is None:
-            raise EngineFailed(self._what_went_wrong(said.get("failed", "the engine did not start")))
+        try:
+            said = orjson.loads(await self._out.readline() or b"{}")
+            if "facts" not in said:
+                raise EngineFailed(self._what_went_wrong(said.get("failed", "the engine did not start")))
+            facts = {name: printable(str(value))[:100] for name, value in said["facts"].items() if value}
+        except (ValueError, AttributeError, TypeError):
+            raise EngineFailed(self._what_went_wrong(f"{self._python} does not run the engine as it should")) from None
         named = ("dtype", "quantization", "revision", "max_model_len")
-        self.name = " ".join([f"vllm {facts['vllm']}", *(f"{name}={facts[name]}" for name in named if facts[name])])
+        self.name = " ".join(
+            [f"vllm {facts.get('vllm', '')}", *(f"{name}={facts[name]}" for name in named if name in facts)]
+        )
         self._reading = asyncio.create_task(self._read())
 
     @property
@@ -222,9 +232,9 @@ class _Engine:
         if "No module named 'vllm'" in said:
             return (
                 f"{self._python} has no vLLM: pip install 'relabel[vllm]', or name a Python that has it "
-                "as the client's `python`"
+                "as the client's `python`."
             )
-        return f"{said}. Its log: {self.log}"
+        return f"{str(said).rstrip('. ')}. Its log is {self.log}."
 
     async def ask(self, body: dict[str, Any]) -> tuple[int, Any]:
         """A status and what comes with it. Raises EngineFailed when the engine ends."""
@@ -239,21 +249,24 @@ class _Engine:
             del self._answers[number]
 
     async def _read(self) -> None:
-        """Hand out answers until the engine ends."""
-        while line := await self._out.readline():
-            said = orjson.loads(line)
-            answer = self._answers.get(said["id"])
-            if answer is not None and not answer.done():
-                self._count(said["body"].get("usage"))
-                answer.set_result((said["status"], said["body"]))
+        """Hand out answers until the engine ends, or says what nobody can read."""
+        why = "the engine has ended"
+        try:
+            while line := await self._out.readline():
+                said = orjson.loads(line)
+                answer, status, body = self._answers.get(said["id"]), int(said["status"]), dict(said["body"])
+                if answer is not None and not answer.done():
+                    answer.set_result((status, body))
+        except (ValueError, LookupError, TypeError):
+            why = "the engine has broken off, or does not answer as it should"
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(EngineFailed(self._what_went_wrong("the engine has ended")))
+                answer.set_exception(EngineFailed(self._what_went_wrong(why)))
 
-    def _count(self, usage: dict[str, Any] | None) -> None:
-        if usage:
-            self._prompted += usage["prompt_tokens"]
-            self._cached += usage["prompt_tokens_details"]["cached_tokens"]
+    def count(self, usage: Usage) -> None:
+        """Take note of how many tokens of a prompt came from the cache."""
+        self._prompted += usage.prompt
+        self._cached += usage.cached
 
     def pulse(self) -> str:
         """How it is doing."""
@@ -264,14 +277,14 @@ class _Engine:
         """Free the model, and wait for that; with force if it takes long."""
         if self._process is None:
             return
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _FAREWELL)
-        if self._process.returncode == 0 and self.name:
-            Path(self.log).unlink(missing_ok=True)
-        with suppress(ProcessLookupError):  # what it may have left behind
-            os.killpg(self._process.pid, signal.SIGKILL)
+        try:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), _FAREWELL if self.name else 0)
+        finally:
+            with suppress(ProcessLookupError):  # it, and what it may have left behind
+                os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         if self._reading is not None:
             await self._reading

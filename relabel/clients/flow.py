@@ -32,6 +32,9 @@ _GIVE_UP_AFTER = (60.0, 300.0)
 _LONG = 60.0
 """Seconds of silence that are worth telling the user."""
 
+_A_WHILE = 1.0
+"""Seconds of silence for which requests had better go to another server, if there is one."""
+
 _GLANCE = 0.25
 """Seconds after which the gate looks again who may go: what is waited for may have changed."""
 
@@ -154,6 +157,8 @@ class Flow:
             self._silence += self._quiet_until - self._quiet_from
             self._quiet_from = self._quiet_until = now
         self._quiet_until = max(self._quiet_until, now + wait + random.uniform(0, min(0.25, wait)))
+        if self.lets_go and self.quiet:
+            self._let_go(f"{self._endpoint} asks to wait {wait:.0f} s")
 
     def failed(self, why: str) -> str:
         """A request got no answer, or none that makes sense. Returns why no other will, once that is clear."""
@@ -178,6 +183,11 @@ class Flow:
     def wants_a_knock(self) -> bool:
         """Whether it is time to try if a server that is down is back."""
         return self.down and not self.load and not self.patience.ended and time.monotonic() >= self._knock_at
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the server has asked to be left alone for a while."""
+        return self._quiet_until - time.monotonic() > _A_WHILE
 
     @property
     def load(self) -> int:

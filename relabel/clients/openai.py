@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import aiohttp
@@ -120,24 +121,48 @@ class OpenAIClient:
         finally:
             tried.set()
 
-    async def _once(self, request: Request, near: str) -> Reply:
+    async def _once(self, request: Request, tour: Tour) -> Reply:
         """One attempt, at the server that is best for it."""
-        server = self.servers[0] if len(self.servers) == 1 else best(self.servers, near)
+        server = self.servers[0] if len(self.servers) == 1 else best(self.servers, tour)
+        tour.been_at.append(server)
         try:
-            return await server.once(request)
+            reply = await server.once(request)
         except RunStopped as fault:
-            if self._patience.ended or all(one.gone for one in self.servers):
-                self._end(str(fault))
+            raise self._leave_out(server, str(fault)) from None
+        except Again as fault:
+            if fault.after is not None and self._others(server):
+                raise Again(str(fault), too_many=fault.too_many) from None
+            if len(self.servers) == 1 or not self._hopeless(fault, server):
                 raise
-            if server not in self._left_out:
-                self._left_out.append(server)
-                self.say(f"{server.endpoint} is left out from now on: {fault}")
-            raise Again(f"{server.endpoint} is given up", too_many=True) from None
+            server.strikes += 1
+            if server.strikes >= _HOPELESS:
+                raise self._leave_out(server, f"{server.endpoint}: {_with_advice(fault)}") from None
+            raise Again(str(fault), fault.after, too_many=True) from None
+        server.strikes = 0
+        if reply.status == "refused" and len(tour.been_at) == 1 and self._others(server):
+            raise Again(f"{server.endpoint} refuses it: {reply.error}", after=0.0)  # another may hold more
+        return reply
+
+    def _others(self, server: Server) -> bool:
+        """Whether another server may do as well."""
+        return any(one is not server and not (one.gone or one.flow.down or one.flow.quiet) for one in self.servers)
+
+    def _leave_out(self, server: Server, reason: str) -> Again | RunStopped:
+        """No request to this server will ever be answered: the others do without it, if there are any."""
+        server.flow.patience.end(reason)
+        if self._patience.ended or all(one.gone for one in self.servers):
+            self._end(reason)
+            return RunStopped(reason)
+        if server not in self._left_out:
+            self._left_out.append(server)
+            self.say(f"{server.endpoint} is left out from now on: {reason}")
+        return Again(f"{server.endpoint} is given up", too_many=True)
 
     async def _persist(self, request: Request, near: str) -> Reply:
         """The first attempt goes straight; only if it fails does tenacity take over, and counts it."""
+        tour = Tour(near)
         try:
-            return await self._once(request, near)
+            return await self._once(request, tour)
         except Again as fault:
             failed = [fault]
         tries = _Tries()
@@ -145,7 +170,7 @@ class OpenAIClient:
         async def attempt() -> Reply:
             if failed:
                 raise failed.pop()
-            return await self._once(request, near)
+            return await self._once(request, tour)
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda fault: isinstance(fault, Again) and tries.add(fault)),
@@ -163,35 +188,49 @@ class OpenAIClient:
     def _most(self, fault: Again) -> int:
         """How many attempts are made: fewer where it looks as if none will ever work."""
         most = self._settings.max_attempts
-        return min(most, _HOPELESS) if self._hopeless(fault) else most
+        return min(most, _HOPELESS) if len(self.servers) == 1 and self._hopeless(fault, self.servers[0]) else most
 
-    def _hopeless(self, fault: Again) -> bool:
-        return fault.fatal or bool(fault.advice and not any(server.flow.heard for server in self.servers))
+    def _hopeless(self, fault: Again, server: Server) -> bool:
+        return fault.fatal or bool(fault.advice and not server.flow.heard)
 
     def _give_up(self, state: RetryCallState) -> Reply:
         fault = _failure(state)
-        if self._hopeless(fault):
-            reason = f"{fault}. {fault.advice}" if fault.advice else str(fault)
-            message = f"client {self._name!r}, {self.endpoint}: {reason}"
+        if len(self.servers) == 1 and self._hopeless(fault, self.servers[0]):
+            message = f"client {self._name!r}, {self.endpoint}: {_with_advice(fault)}"
             self._end(message)
             raise RunStopped(message)
         attempts = f"{state.attempt_number} attempts" if state.attempt_number > 1 else "1 attempt"
         raise Unanswered(f"{self.endpoint}: {fault} ({attempts})")
 
 
-def best(servers: Sequence[Server], near: str) -> Server:
+@dataclass(slots=True)
+class Tour:
+    """Where a request belongs, and which servers have been tried with it."""
+
+    near: str
+    been_at: list[Server] = field(default_factory=list)
+
+
+def best(servers: Sequence[Server], tour: Tour) -> Server:
     """The server for a request: the one where others that begin alike have gone, unless it is far busier than another.
 
-    Servers that are down or given up get none, but for one that is due to be tried again.
+    Servers that are given up, down or ask to be left alone get none, but for one that is due to be tried again; nor
+    does one that has failed with this very request, as long as there are others.
     """
     there = [server for server in servers if not server.gone] or servers
     for server in there:
         if server.flow.wants_a_knock:
             return server
-    up = [server for server in there if not server.flow.down] or there
-    at_home = max(up, key=lambda server: blake2b(f"{near} {server.endpoint}".encode(), digest_size=8).digest())
-    idlest = min(up, key=lambda server: server.flow.load)
+    up = [server for server in there if not (server.flow.down or server.flow.quiet)] or there
+    tried = tour.been_at[-len(up) + 1 :] if len(up) > 1 else []
+    fresh = [server for server in up if server not in tried] or up
+    at_home = max(fresh, key=lambda server: blake2b(f"{tour.near} {server.endpoint}".encode(), digest_size=8).digest())
+    idlest = min(fresh, key=lambda server: server.flow.load)
     return at_home if at_home.flow.load <= _FAR_BUSIER * idlest.flow.load + _A_FEW else idlest
+
+
+def _with_advice(fault: Again) -> str:
+    return f"{fault}. {fault.advice}" if fault.advice else str(fault)
 
 
 def _failure(state: RetryCallState) -> Again:

@@ -44,6 +44,8 @@ class Server:
         self._say = say
         self._dialects: dict[str, Dialect] = {}
         self._trying: dict[str, asyncio.Lock] = {}
+        self.strikes = 0
+        """Errors in a row that say that nothing will ever work."""
 
     def open(self, session: aiohttp.ClientSession) -> None:
         """Use these connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,39 @@ class TestServers:
                 return found
 
             assert texts(asyncio.run(scenario())) == {"yes"}
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            error(401, "key expired"),
+            error(404, "The model `m` does not exist", code="model_not_found"),
+            error(400, "maximum context length is 10 tokens"),
+            error(429, headers={"Retry-After": "30"}),
+            error(500),
+            Answer(body="<html>Log in</html>"),
+            Answer("yes", latency=60),
+            Answer("yes", manner="reset"),
+        ],
+        ids=["401", "404", "400", "429", "500", "HTML", "hang", "reset"],
+    )
+    @pytest.mark.parametrize("good_for", [0, 5])
+    def test_one_that_is_of_no_use_costs_no_reply(self, bad: Answer, good_for: int) -> None:
+        turns = itertools.count()
+
+        def handler(_: dict[str, Any]) -> str | Answer:
+            return "yes" if next(turns) < good_for else bad
+
+        with ReplyServer(lambda _: "yes", latency=0.005) as one, ReplyServer(handler) as two:
+            found = asyncio.run(asyncio.wait_for(ask(client(one, two, timeout=0.5, concurrency=8), *calls(40, 2)), 30))
+        assert texts(found) == {"yes"}
+
+    def test_a_wrong_address_among_right_ones_is_left_out(self) -> None:
+        said: list[str] = []
+        with ReplyServer(lambda _: "yes", latency=0.01) as server:
+            urls = [server.url, "http://127.0.0.1:9/v1"]
+            asked = VLLMClient("gpu", VLLMClientSettings(kind="vllm", base_url=urls), said.append)
+            assert texts(asyncio.run(ask(asked, *calls(60, 2)))) == {"yes"}
+        assert any("127.0.0.1:9/v1/chat/completions is" in words for words in said)
 
     def test_a_mistake_that_all_share_stops_the_run(self) -> None:
         wrong = error(404, "The model `m` does not exist", code="model_not_found")

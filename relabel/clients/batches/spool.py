@@ -96,6 +96,8 @@ class Spool:
         self._client = client
         self._waiting: list[tuple[Any, ...]] = []
         with self._using():
+            if self.path.exists() and not self.path.stat().st_size:
+                raise ValueError("it is empty")  # SQLite would take it for new
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=30)
             try:
                 self._open()
