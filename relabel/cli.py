@@ -219,7 +219,7 @@ def cancel(run: RunFolder) -> None:
     for batch in found:
         print(printable(f"cancelled   {batch}"))
     goes_on = pasteable("relabel", "run", run)
-    print(f"`{printable(goes_on)}` takes in what was answered" if found else "no batch is under way")
+    print(f"`{printable(goes_on)}` takes in what was answered" if found else "no batch is under way at a server")
 
 
 @app.command()
@@ -233,9 +233,10 @@ def status(run: RunFolder) -> None:
     config, _ = recorded_config(run)
     with ledger_of(run, config) as ledger:
         print_spent(config.rates, ledger)
-    parts, requests = under_way(run)
-    if parts:
-        print(f"batches     {parts:,} under way, with {requests:,} requests that wait for replies")
+    for written, words in ((False, "submitted"), (True, "written for you to have answered")):
+        parts, requests = under_way(run, written=written)
+        if parts:
+            print(f"batches     {parts:,} {words}, {requests:,} requests of theirs not taken in yet")
     found = read_report(run)
     if found is None:
         print_unfinished(run)

@@ -79,7 +79,11 @@ def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
         calls = count.calls - count.answered + more * pattern.calls / max(pattern.reached, 1)
         size = count.size - count.answered_size + more * pattern.size / max(pattern.reached, 1)
         tokens_per_byte = count.prompt / count.answered_size if count.prompt else 1 / BYTES_PER_TOKEN
-        tokens_per_reply = count.completion / count.answered if count.completion else forms[name].tokens
+        tokens_per_reply = (
+            count.completion / count.answered
+            if count.completion
+            else min(forms[name].tokens, judges[name].max_tokens or forms[name].tokens)
+        )
         usage = Usage(round(size * tokens_per_byte), 0, round(calls * tokens_per_reply))
         model = judges[name].model
         cost = prices.cost(model, usage)

@@ -478,10 +478,10 @@ class TestTrouble:
                 words = [*relabel, command, "outputs/my"]
                 return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
 
-            assert "batches     1 under way, with 30 requests that wait for replies" in out("status")
+            assert "batches     1 submitted, 30 requests of theirs not taken in yet" in out("status")
             takes_in = "`relabel run outputs/my` takes in what was answered"
             assert out("cancel") == f"cancelled   {next(iter(server.batches))}\n{takes_in}\n"
-            assert out("cancel") == "no batch is under way\n"
+            assert out("cancel") == "no batch is under way at a server\n"
 
     def test_cancel_says_so_where_there_are_no_batches(self, source: Path, tmp_path: Path) -> None:
         with ReplyServer(judged) as server:
@@ -657,9 +657,9 @@ class TestFiles:
     def test_that_wait_are_named_again_and_not_written_again(self, given: Config, folder: Path) -> None:
         write(folder / "0001.out.jsonl", answered(folder / "0001.jsonl"))
         said = stopped(given, folder.parent)
-        assert "10 requests are written to" in said
-        assert "0002.out.jsonl --model small`." in said
-        assert sorted(path.name for path in folder.iterdir()) == ["0001.out.jsonl", "0002.jsonl"]
+        assert "16 requests are written to" in said  # with six that the replies lead to
+        assert "0002.out.jsonl --model small`, and the others up to 0003.jsonl in the same way" in said
+        assert sorted(path.name for path in folder.iterdir()) == ["0001.out.jsonl", "0002.jsonl", "0003.jsonl"]
 
     def test_with_failed_lines_are_taken_in_and_these_asked_in_the_next(self, given: Config, folder: Path) -> None:
         lines = answered(folder / "0001.jsonl")

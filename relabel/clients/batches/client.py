@@ -68,11 +68,14 @@ class BatchClient:
         try:
             spool.flush()
             before = await self._from_before(desk)
+            if self._provider is None and await Written(self._parts).take_in(desk):
+                spool.rest()  # what the replies lead to comes in the next pass: one file for all of it
+                return
             made = await self._parts.make(desk, told=self._provider is None)
             if self._provider:
                 await Submitted(self._parts, self._provider, self._settings.poll_every).settle(before, made, desk)
             else:
-                await Written(self._parts).settle(desk)
+                Written(self._parts).ask()
         except OSError as fault:
             place = fault.filename or self._parts.folder
             raise LedgerError(f"{place}: {fault.strerror or fault}. What was stored before is safe.") from None

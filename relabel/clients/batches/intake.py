@@ -46,6 +46,10 @@ class Intake:
     ) -> None:
         """`dialect` learns from what came back. If the files are not `whole`, replies are taken and nothing else."""
         self.replies = 0
+        self.known = 0
+        """Lines for requests of this part, seen to before or not."""
+        self.unread = 0
+        """Lines that say nothing about any request."""
         self.fatal = ""
         """What was said that no request will ever get past."""
         self._spool, self._part, self._desk = spool, part, desk
@@ -62,6 +66,7 @@ class Intake:
         for number, line in read_lines(path, self._mask):
             if line is None:
                 sound = False
+                self.unread += 1
                 self._note("cannot be read", f"line {number}")
                 continue
             if line.key in lines:
@@ -82,6 +87,7 @@ class Intake:
 
     async def _take(self, lines: dict[str, Line]) -> None:
         calls = self._spool.named(self._part, lines)
+        self.known += len(calls)
         taken: dict[str, Reply] = {}
         failed: dict[str, Miss] = {}
         for key, line in lines.items():

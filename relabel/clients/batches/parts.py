@@ -105,9 +105,9 @@ class Parts:
                 path.unlink()
 
     def _number(self) -> int:
-        """A number that no part has, and no file of one that is done."""
+        """A number that no part has had, nor any file."""
         names = (path.name.partition(".")[0] for path in self.folder.iterdir())
-        return 1 + max((*self.spool.numbers(), *(int(name) for name in names if name.isdecimal())), default=0)
+        return 1 + max(self.spool.last(), *(int(name) for name in names if name.isdecimal()), 0)
 
     def _fits(self, draft: _Draft, model: str, line: bytes) -> bool:
         return (

@@ -28,7 +28,7 @@ _AT_ONCE = 500
 
 _TABLES = """
 CREATE TABLE part (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,   -- never given again: files are named after it
     client TEXT NOT NULL,
     name TEXT NOT NULL,          -- as the batch's metadata say it
     model TEXT NOT NULL,
@@ -76,13 +76,15 @@ class Part:
     batch: str | None = None
 
 
-def under_way(folder: Path) -> tuple[int, int]:
-    """How many parts of a run wait for replies, and how many requests are in them. Raises LedgerError."""
+def under_way(folder: Path, *, written: bool | None = None) -> tuple[int, int]:
+    """How many parts of a run are not taken in yet, and how many requests are in them: of all, of the files that are
+    `written` for others, or of the submitted batches. Raises LedgerError.
+    """
     if not (folder / SPOOL).exists():
         return 0, 0
     spool = Spool(folder, "")
     try:
-        return spool.told()
+        return spool.told(written)
     finally:
         spool.close()
 
@@ -219,17 +221,23 @@ class Spool:
         with self._using():
             return [Part(*row) for row in self._db.execute(query, (self._client,))]
 
-    def told(self) -> tuple[int, int]:
+    def told(self, written: bool | None = None) -> tuple[int, int]:
         """How many parts of all clients somebody knows of, and how many calls in them have no reply yet."""
+        which = {None: "", True: " AND file IS NULL", False: " AND file IS NOT NULL"}[written]
         with self._using():
-            (parts,) = self._db.execute("SELECT count(*) FROM part WHERE told").fetchone()
-            query = "SELECT count(*) FROM call JOIN part ON part = part.id WHERE told AND NOT taken"
+            (parts,) = self._db.execute(f"SELECT count(*) FROM part WHERE told{which}").fetchone()
+            query = f"SELECT count(*) FROM call JOIN part ON part = part.id WHERE told AND NOT taken{which}"
             return int(parts), int(self._db.execute(query).fetchone()[0])
 
     def numbers(self) -> set[int]:
         """The numbers of all parts, of whichever client."""
         with self._using():
             return {number for (number,) in self._db.execute("SELECT id FROM part")}
+
+    def last(self) -> int:
+        """The greatest number that any part has ever had."""
+        with self._using():
+            return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()[0])
 
     def add(self, number: int, model: str, dialect: str, keys: Collection[str], *, told: bool) -> Part:
         """Make a part of these calls, under a name that no other has anywhere."""

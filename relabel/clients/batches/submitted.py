@@ -7,7 +7,7 @@ known, there may be a batch, and it is looked for before another is created. Not
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 
 from relabel.clients import Desk
@@ -18,6 +18,9 @@ from relabel.errors import RunStopped
 
 _FULL = "token_limit_exceeded"
 """OpenAI's code for a batch that has no room beside those that wait already."""
+
+_LOOKS = 3
+"""So many times is a batch looked at that has ended without the answers that it counts."""
 
 _SAID_EVERY = 600.0
 """Seconds between two words on how far the batches are."""
@@ -36,6 +39,7 @@ class Submitted:
         self._cancelled: list[str] = []
         self._full = False
         self._ended = 0
+        self._short: Counter[int] = Counter()
         self._since: dict[int, int] = {}
         """How many batches had ended when a part was submitted."""
 
@@ -151,6 +155,8 @@ class Submitted:
             else:
                 kept = path.replace(self._parts.file(part, f"{nth}.unread.jsonl"))
                 self._parts.say(f"{batch.id}: {kept} is kept, as it has lines that cannot be read")
+        if self._falls_short(part, batch, intake.known + intake.unread):
+            return
         cancelled = batch.status == "cancelled"
         await intake.rest(f"{batch.status}, and no line says why", counts=not cancelled)
         self._parts.forget(part)
@@ -162,6 +168,21 @@ class Submitted:
             self._waiting.clear()
         if intake.fatal and not intake.replies:
             raise RunStopped(f"the batch {batch.id} has no reply: {intake.fatal}")
+
+    def _falls_short(self, part: Part, batch: Batch, lines: int) -> bool:
+        """Whether fewer lines came back than the server says it has answered: then it is asked for them again, before
+        anything is paid anew. Raises RunStopped when that is of no use.
+        """
+        if lines >= min(batch.done, part.requests) and (batch.files or batch.status != "completed"):
+            return False
+        self._short[part.id] += 1
+        if self._short[part.id] < _LOOKS:
+            return True
+        raise RunStopped(
+            f"the batch {batch.id} is {batch.status} with {batch.done:,} requests done, and its files hold {lines:,}. "
+            "Running again looks once more. To have the rest asked, and paid, anew, delete "
+            f"{self._parts.spool.path}."
+        )
 
     async def cancel(self, parts: Iterable[Part]) -> list[str]:
         """Cancel the batches of these parts; returns their ids."""

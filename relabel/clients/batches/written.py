@@ -18,25 +18,27 @@ class Written:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    async def settle(self, desk: Desk) -> None:
-        """Take in what there is. Raises RunStopped while something is missing that somebody wants."""
-        missing: list[Part] = []
+    async def take_in(self, desk: Desk) -> int:
+        """Take in the files that are answered; how many replies they held. Raises RunStopped where one is not whole."""
+        replies = 0
         broken: list[str] = []
         for part in self._parts.spool.parts():
             out = self._parts.file(part, "out.jsonl")
             if out.exists():
-                broken += await self._take_in(part, out, desk)
+                replies += await self._take_in(part, out, desk, broken)
             elif not self._parts.file(part).exists() or not self._parts.spool.wanted(part):
                 await self._parts.intake(part, desk).rest("its file was removed", counts=False)
                 self._parts.forget(part)
-            else:
-                missing.append(part)
-        if missing:
-            broken.append(self._wanted(missing))
         if broken:
             raise RunStopped(" ".join(broken))
+        return replies
 
-    async def _take_in(self, part: Part, out: Path, desk: Desk) -> list[str]:
+    def ask(self) -> None:
+        """Ask for what is still to be answered. Raises RunStopped if there is anything."""
+        if missing := self._parts.spool.parts():
+            raise RunStopped(self._wanted(missing))
+
+    async def _take_in(self, part: Part, out: Path, desk: Desk, broken: list[str]) -> int:
         """Take in an output file, whole if it is whole; what else it is, in words."""
         unanswered = part.requests - self._answered(part, out)
         intake = self._parts.intake(part, desk, whole=not unanswered)
@@ -45,12 +47,13 @@ class Written:
             name = self._parts.file(part).name
             found = f"{out}: {intake}; {unanswered:,} have no line in it. If it is still being written, wait."
             advice = f"have {name} answered again, or delete both: what is missing is then asked in another file."
-            return [f"{found} If not, delete it and {advice}"]
+            broken.append(f"{found} If not, delete it and {advice}")
+            return intake.replies
         self._parts.forget(part)
         self._parts.say(f"{out}: {intake}")
         if intake.fatal and not intake.replies:
             raise RunStopped(f"{out} has no reply: {intake.fatal}")
-        return []
+        return intake.replies
 
     def _answered(self, part: Part, out: Path) -> int:
         """How many requests of a part have a line in its output."""
@@ -65,5 +68,7 @@ class Written:
             f", and the others up to {self._parts.file(missing[-1]).name} in the same way" if len(missing) > 1 else ""
         )
         return (
-            f"{requests:,} requests are written to {self._parts.folder}; have them answered, as by `{command}`{more}."
+            f"{requests:,} requests are written to {self._parts.folder}; have them answered, as by `{command}`{more}, "
+            "with the options that a server of that model would have (--served-model-name, --max-model-len, "
+            "--structured-outputs-config)."
         )
