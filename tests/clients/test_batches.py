@@ -18,7 +18,7 @@ from aiohttp import web
 
 from relabel.clients.batches.spool import SPOOL
 from relabel.config import Config
-from relabel.errors import RelabelError, RunStopped
+from relabel.errors import ConfigError, RelabelError, RunStopped
 from relabel.ledger import Ledger
 from relabel.runs import Summary, cancel_run, run
 from relabel.testing import Answer, BatchServer, ReplyServer, rlhn_reply
@@ -415,6 +415,32 @@ class TestTrouble:
         assert derived(tmp_path / "run") == live
         assert any("29 replies to 30 requests" in one and "1 line cannot be read (line 3)" in one for one in said)
         assert len(list((tmp_path / "run" / "batches").glob("*.unread.jsonl"))) == 1
+
+    @pytest.mark.parametrize("content", [b"", b"<html>Log in</html>", b'{"custom_id": "x"}\n' * 3])
+    def test_a_batch_whose_answers_do_not_come_is_not_paid_again(
+        self, content: bytes, source: Path, live: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        withheld = True
+
+        def withhold(request: web.Request) -> web.Response | None:
+            return web.Response(body=content) if withheld and request.path.endswith("/content") else None
+
+        with BatchServer(judged, before=withhold) as server:
+            said = stopped(batching(source, server.url), tmp_path / "run")
+            assert "with 30 requests done, and its files hold" in said
+            withheld = False
+            done(batching(source, server.url), tmp_path / "run")
+            assert_paid_once(server)
+        assert derived(tmp_path / "run") == live
+
+    def test_what_is_in_a_batch_is_not_sent_live(self, source: Path, tmp_path: Path) -> None:
+        with BatchServer(judged, takes=60) as server:
+            run(batching(source, server.url), output=tmp_path / "run", say=print, watch=interrupting(server))
+            now_live = settings(source)
+            now_live["clients"]["local"]["base_url"] = server.url
+            with pytest.raises(ConfigError, match="30 requests are in 1 batches or files of a client of kind batch"):
+                run(Config.model_validate(now_live), output=tmp_path / "run", say=print)
+            assert not server.paid
 
     def test_a_batch_whose_creation_went_unheard_is_not_created_twice(
         self, source: Path, live: dict[str, bytes], tmp_path: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -224,7 +225,56 @@ class TestSettings:
             )
 
 
+STAND_IN = """#!{python}
+import json, os, sys
+for number, line in enumerate(sys.stdin):
+    if number == 0:
+        print({first}, flush=True)
+    elif number > 2:
+        print({then}, flush=True)
+        os._exit(1)
+    else:
+        body = {{"choices": [{{"message": {{"content": "yes"}}, "finish_reason": "stop"}}]}}
+        print(json.dumps({{"id": json.loads(line)["id"], "status": 200, "body": body}}), flush=True)
+"""
+READY = """'{"facts": {"vllm": "1.0"}}'"""
+
+
 class TestEngine:
+    @pytest.mark.parametrize(
+        ("first", "then", "says"),
+        [
+            (READY, "'{'", "the engine has broken off, or does not answer as it should. Its log is"),
+            (READY, "'[]'", "the engine has broken off"),
+            (READY, "'x' * (65 << 20)", "the engine has broken off"),
+            (READY, "''", "the engine has broken off"),
+            ("'Welcome'", "''", "does not run the engine as it should"),
+            ("'[1]'", "''", "does not run the engine as it should|did not start"),
+            ("""'{"failed": "no GPU."}'""", "''", "no GPU. Its log is"),
+        ],
+    )
+    def test_that_breaks_off_stops_the_run_and_keeps_what_was_answered(
+        self, first: str, then: str, says: str, tmp_path: Path
+    ) -> None:
+        python = tmp_path / "python"
+        python.write_text(STAND_IN.format(python=sys.executable, first=first, then=then), encoding="utf-8")
+        python.chmod(0o755)
+        settings = VLLMClientSettings(kind="vllm", model="m", python=str(python))
+        asked = make_client("gpu", settings, print, tmp_path)
+
+        async def scenario() -> list[Reply | BaseException]:
+            await asked.open()
+            try:
+                return await asyncio.gather(*(asked.send(request(str(n))) for n in range(5)), return_exceptions=True)
+            finally:
+                await asked.close()
+
+        found = asyncio.run(asyncio.wait_for(scenario(), 30))
+        assert sum(isinstance(one, Reply) for one in found) == (2 if first == READY else 0)
+        stopped = [str(one) for one in found if isinstance(one, RunStopped)]
+        assert stopped
+        assert re.search(says, stopped[0])
+
     @pytest.mark.parametrize(
         ("python", "says"),
         [
@@ -232,9 +282,9 @@ class TestEngine:
             ("/nowhere/python", "/nowhere/python cannot be started: No such file"),
         ],
     )
-    def test_that_cannot_start_stops_the_run_and_says_why(self, python: str, says: str) -> None:
+    def test_that_cannot_start_stops_the_run_and_says_why(self, python: str, says: str, tmp_path: Path) -> None:
         said: list[str] = []
-        asked = make_client("gpu", VLLMClientSettings(kind="vllm", model="m", python=python), said.append, Path())
+        asked = make_client("gpu", VLLMClientSettings(kind="vllm", model="m", python=python), said.append, tmp_path)
         assert isinstance(asked, EngineClient)
 
         async def scenario() -> list[Reply | BaseException]:
