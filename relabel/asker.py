@@ -104,6 +104,7 @@ class Asker:
         self._share = budget.abstained
         self._ledger = ledger
         self._clients = clients
+        self._deferring = {name: client for name, client in clients.items() if isinstance(client, Deferring)}
         self._budget = Budget(budget, prices, ledger.spent(), stop)
         self._progress = progress
         self._stop = stop
@@ -161,8 +162,8 @@ class Asker:
             return None
         if self.fuse.blown(call.tier, self._stop):
             return None
-        client = self._clients[call.client]
-        if isinstance(client, Deferring) and client.puts_off(call):
+        deferring = self._deferring.get(call.client)
+        if deferring is not None and deferring.puts_off(call):
             self.put_off += 1
             return None
         future = self._in_flight[key] = asyncio.get_running_loop().create_future()
@@ -214,8 +215,8 @@ class Asker:
     async def settle(self) -> None:
         """Between two passes: have what was put off seen to, and begin anew."""
         try:
-            for client in self._clients.values():
-                if isinstance(client, Deferring) and not self._stop:
+            for client in self._deferring.values():
+                if not self._stop:
                     await client.settle(self)
         except (RunStopped, LedgerError) as fault:
             self._stop.request(str(fault), fault)
