@@ -28,7 +28,10 @@ class TierProgress:
 
     replied: int = 0
     awaited: int = 0
-    from_ledger: int = 0
+    hits: int = 0
+    """Replies that the ledger held in this pass over the source."""
+    earlier: int = 0
+    """Of them, those that were new in an earlier pass."""
     unanswered: int = 0
     candidates: int = 0
     abstained: int = 0
@@ -41,9 +44,14 @@ class TierProgress:
         return self.replied + self.unanswered
 
     @property
+    def from_ledger(self) -> int:
+        """Calls that were answered before this process was."""
+        return max(self.hits - self.earlier, 0)
+
+    @property
     def done(self) -> int:
-        """Calls that are answered, wherever from."""
-        return self.replied + self.from_ledger
+        """Calls that are answered in this pass, wherever from."""
+        return self.replied - self.earlier + self.hits
 
 
 @dataclass(slots=True)
@@ -66,7 +74,7 @@ class Progress:
         self.unanswered.clear()
         for tier in self.tiers.values():
             tier.candidates = tier.abstained = tier.unanswered = 0
-            tier.from_ledger = -tier.replied
+            tier.hits, tier.earlier = 0, tier.replied
 
     @property
     def replied(self) -> int:
@@ -153,10 +161,10 @@ class Asker:
         key = call.request.key
         if (same := self._in_flight.get(key)) is not None:
             reply = await asyncio.shield(same)
-            tier.from_ledger += reply is not None
+            tier.hits += reply is not None
             return reply
         if (known := self._ledger.get(key)) is not None:
-            tier.from_ledger += 1
+            tier.hits += 1
             return known
         if call.optional or self._stop:
             return None
@@ -220,9 +228,10 @@ class Asker:
                     await client.settle(self)
         except (RunStopped, LedgerError) as fault:
             self._stop.request(str(fault), fault)
-        self.put_off = 0
-        self.fuse = Fuse(self._share)
-        self._progress.begin()
+        if not self._stop:
+            self.put_off = 0
+            self.fuse = Fuse(self._share)
+            self._progress.begin()
 
     def pulse(self) -> str:
         """How those who answer are doing, as far as they know."""

@@ -58,7 +58,8 @@ class Budget:
             self._replies[one.model] += one.replies
             self._usd[one.model] += prices.cost(one.model, one.usage) or 0.0
         self._in_flight: Counter[str] = Counter()
-        self._guess: dict[str, float] = {}
+        self._guessed: defaultdict[str, float] = defaultdict(float)
+        self._guesses: Counter[str] = Counter()
         self._landed = asyncio.Event()
 
     async def admit(self, model: str) -> bool:
@@ -79,7 +80,8 @@ class Budget:
         """
         model = request.model
         words = Usage(len(request.messages_json) // _BYTES_PER_TOKEN, 0, _REPLY)
-        self._guess[model] = self._prices.cost(model, words) or 0.0
+        self._guesses[model] += 1
+        self._guessed[model] += self._prices.cost(model, words) or 0.0
         if not sent:
             self._look_at_the_bill()
             if self._stop or self._counts_out():
@@ -118,8 +120,8 @@ class Budget:
         """What a call of this model is likely to cost, in US dollars: all there is, until the first has landed."""
         if self._replies[model]:
             return self._usd[model] / self._replies[model]
-        if model in self._guess:
-            return self._guess[model]
+        if self._guesses[model]:
+            return self._guessed[model] / self._guesses[model]
         return self._limits.usd or 0.0 if self._prices.cost(model, Usage()) is not None else 0.0
 
     def land(self, model: str, reply: Reply | None) -> float:

@@ -57,7 +57,7 @@ class Screen:
             usage = tier.usage
             table.add_row(
                 name,
-                *(f"{n:,}" for n in (tier.done, tier.awaited, max(tier.from_ledger, 0))),
+                *(f"{n:,}" for n in (tier.done, tier.awaited, tier.from_ledger)),
                 _share(tier),
                 f"{tier.unanswered:,}" if tier.unanswered else "",
                 f"{usage.prompt:,}",
@@ -68,7 +68,7 @@ class Screen:
 
     def _line(self, progress: Progress, now: float) -> str:
         parts = [
-            f"{name}: {tier.done:,} done, {tier.awaited:,} awaited, {max(tier.from_ledger, 0):,} from the ledger, "
+            f"{name}: {tier.done:,} done, {tier.awaited:,} awaited, {tier.from_ledger:,} from the ledger, "
             f"{_share(tier) or 'none'} abstained"
             for name, tier in progress.tiers.items()
             if tier.done or tier.awaited

@@ -105,6 +105,11 @@ class VLLMClientSettings(ServerSettings):
             raise ValueError(f"engine_args may not set {', '.join(named)}: these are settings of their own")
         return self
 
+    def engine_arguments(self) -> dict[str, Any]:
+        """What vLLM's engine is started with."""
+        named = {name: getattr(self, name) for name in ("model", *sorted(_OF_ENGINES - {"engine_args", "python"}))}
+        return self.engine_args | {name: value for name, value in named.items() if value is not None}
+
 
 _OF_SERVERS = {"api_key_env", "requests_per_minute", "tokens_per_minute", "timeout", "max_attempts"}
 _OF_ENGINES = {

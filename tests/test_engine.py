@@ -456,6 +456,22 @@ class TestPasses:
         direct.answer(ListSource(many(5)))
         assert "brought no reply" in direct.stop.reason
 
+    def test_that_are_cut_short_count_no_reply_twice(self, tmp_path: Path) -> None:
+        direct = Direct(tmp_path, lambda _: NOTHING)
+        answering = PutsOff(lambda _: rlhn_reply(better=[1]))
+        direct.client = answering
+
+        def in_its_place(call: Call) -> bool:
+            if call.tier == "strong":
+                direct.stop.request("enough")
+            return PutsOff.puts_off(answering, call)
+
+        answering.puts_off = in_its_place  # type: ignore[method-assign]
+        progress = direct.answer(ListSource(many(5)))
+        cheap = progress.tiers["cheap"]
+        assert (cheap.replied, cheap.from_ledger) == (5, 0)
+        assert cheap.done <= 5
+
     def test_stop_where_the_budget_ends(self) -> None:
         stop = Stop()
         budget = Budget(BudgetSettings(requests=2), Prices({}), [], stop)

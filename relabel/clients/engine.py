@@ -33,15 +33,6 @@ from relabel.settings import VLLMClientSettings
 from relabel.text import printable
 
 _HOST = Path(__file__).with_name("host.py")
-_PASSED_ON = (
-    "model",
-    "revision",
-    "dtype",
-    "quantization",
-    "tensor_parallel_size",
-    "max_model_len",
-    "gpu_memory_utilization",
-)
 _FAREWELL = 30.0
 """Seconds that the engine is given to end by itself."""
 
@@ -149,8 +140,7 @@ class EngineClient:
             return self._engine
 
     async def _start(self) -> _Engine:
-        given = {name: value for name in _PASSED_ON if (value := getattr(self._settings, name)) is not None}
-        engine = _Engine(self._settings.python or sys.executable, self._settings.engine_args | given, self._log)
+        engine = _Engine(self._settings.python or sys.executable, self._settings.engine_arguments(), self._log)
         self._say(f"starting vLLM for {self._settings.model}; its log is {engine.log}")
         try:
             await engine.start()

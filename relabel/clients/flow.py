@@ -169,7 +169,7 @@ class Flow:
             self._say(f"{self._endpoint} is down ({why}): one request at a time tries whether it is back")
             if self.lets_go:
                 self._let_go(f"{self._endpoint} is down")
-        patience = _GIVE_UP_AFTER[self.heard]
+        patience = _GIVE_UP_AFTER[self.heard or self.lets_go]
         if now - self._down_since <= patience:
             return ""
         return f"{why}, and so it has been for {patience:.0f} s. Is it up?"

@@ -135,9 +135,11 @@ class OpenAIClient:
             if len(self.servers) == 1 or not self._hopeless(fault, server):
                 raise
             server.strikes += 1
-            if server.strikes >= _HOPELESS:
+            there = [one for one in self.servers if not one.gone]
+            # one that nobody has reached yet may only be late, as long as another is there
+            if server.strikes >= _HOPELESS and (fault.fatal or all(one.strikes >= _HOPELESS for one in there)):
                 raise self._leave_out(server, f"{server.endpoint}: {_with_advice(fault)}") from None
-            raise Again(str(fault), fault.after, too_many=True) from None
+            raise Again(str(fault), too_many=True) from None
         server.strikes = 0
         if reply.status == "refused" and len(tour.been_at) == 1 and self._others(server):
             raise Again(f"{server.endpoint} refuses it: {reply.error}", after=0.0)  # another may hold more

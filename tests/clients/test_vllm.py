@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from relabel.clients import make_client
+from relabel.clients import Client, make_client
 from relabel.clients.engine import EngineClient
 from relabel.clients.vllm import VLLMClient
 from relabel.errors import RunStopped
@@ -53,7 +53,7 @@ def client(*servers: ReplyServer, say: Callable[[str], None] = print, **settings
     return VLLMClient("gpu", VLLMClientSettings(kind="vllm", base_url=urls, **settings), say)
 
 
-async def ask(asked: VLLMClient, *calls: tuple[Request, str]) -> list[Reply | BaseException]:
+async def ask(asked: Client, *calls: tuple[Request, str]) -> list[Reply | BaseException]:
     """As a run does it: never with many more calls open than may be in flight."""
     room = asyncio.Semaphore(16 + 2 * asked.concurrency)
 
@@ -148,7 +148,26 @@ class TestServers:
             found = asyncio.run(asyncio.wait_for(ask(client(one, two, timeout=0.5, concurrency=8), *calls(40, 2)), 30))
         assert texts(found) == {"yes"}
 
-    def test_a_wrong_address_among_right_ones_is_left_out(self) -> None:
+    def test_one_that_comes_up_late_works_too(self) -> None:
+        with ReplyServer(lambda _: "yes", latency=0.05) as one, ReplyServer(lambda _: "yes", latency=0.05) as two:
+            two.die()
+
+            async def scenario() -> list[Reply | BaseException]:
+                asking = asyncio.create_task(ask(client(one, two, concurrency=4), *calls(160, 4)))
+                await asyncio.sleep(1.5)
+                await asyncio.to_thread(two.rise)
+                return await asking
+
+            assert texts(asyncio.run(scenario())) == {"yes"}
+            assert two.asked.total() > 10
+
+    def test_no_server_at_all_stops_within_seconds(self) -> None:
+        urls = ["http://127.0.0.1:9/v1", "http://127.0.0.1:13/v1"]
+        asked = VLLMClient("gpu", VLLMClientSettings(kind="vllm", base_url=urls), print)
+        found = asyncio.run(asyncio.wait_for(ask(asked, *calls(20, 2)), 20))
+        assert all(isinstance(one, RunStopped) for one in found)
+
+    def test_a_wrong_address_among_right_ones_is_left_alone(self) -> None:
         said: list[str] = []
         with ReplyServer(lambda _: "yes", latency=0.01) as server:
             urls = [server.url, "http://127.0.0.1:9/v1"]
@@ -262,14 +281,7 @@ class TestEngine:
         settings = VLLMClientSettings(kind="vllm", model="m", python=str(python))
         asked = make_client("gpu", settings, print, tmp_path)
 
-        async def scenario() -> list[Reply | BaseException]:
-            await asked.open()
-            try:
-                return await asyncio.gather(*(asked.send(request(str(n))) for n in range(5)), return_exceptions=True)
-            finally:
-                await asked.close()
-
-        found = asyncio.run(asyncio.wait_for(scenario(), 30))
+        found = asyncio.run(asyncio.wait_for(ask(asked, *calls(5, 1)), 30))
         assert sum(isinstance(one, Reply) for one in found) == (2 if first == READY else 0)
         stopped = [str(one) for one in found if isinstance(one, RunStopped)]
         assert stopped
@@ -287,14 +299,7 @@ class TestEngine:
         asked = make_client("gpu", VLLMClientSettings(kind="vllm", model="m", python=python), said.append, tmp_path)
         assert isinstance(asked, EngineClient)
 
-        async def scenario() -> list[Reply | BaseException]:
-            await asked.open()
-            try:
-                return await asyncio.gather(*(asked.send(request(str(n))) for n in range(5)), return_exceptions=True)
-            finally:
-                await asked.close()
-
-        found = asyncio.run(scenario())
+        found = asyncio.run(ask(asked, *calls(5, 1)))
         assert all(isinstance(one, RunStopped) for one in found)
         with pytest.raises(RunStopped, match=says):
             raise next(one for one in found if isinstance(one, RunStopped))
