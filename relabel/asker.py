@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from relabel.clients import Client, Deferring, Watched
@@ -104,8 +104,11 @@ class Asker:
         progress: Progress,
         stop: Stop,
         note: Callable[..., None],
+        free: Collection[str] = (),
     ) -> None:
-        """`note` is told of requests that end without a reply or are refused: an event, and its fields by name."""
+        """`note` is told of requests that end without a reply or are refused: an event, and its fields by name. Calls
+        of models that are `free` count for no budget.
+        """
         self.fuse = Fuse(budget.abstained)
         self.put_off = 0
         """Calls that had to wait for the end of the pass."""
@@ -113,7 +116,7 @@ class Asker:
         self._ledger = ledger
         self._clients = clients
         self._deferring = {name: client for name, client in clients.items() if isinstance(client, Deferring)}
-        self._budget = Budget(budget, prices, ledger.spent(), stop)
+        self._budget = Budget(budget, prices, ledger.spent(), stop, free)
         self._progress = progress
         self._stop = stop
         self._note = note

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from relabel.config import Config, EscalateSettings, LLMJudgeSettings
+from relabel.config import CalibratedSettings, Config, EscalateSettings, LLMJudgeSettings
 from relabel.errors import ConfigError
 from relabel.forms import ANSWER, FORMS
 from relabel.judges import EMPTY_TEXT, SUSPECT_POSITIVE, Found, Judge, Retry, make_judge
 from relabel.prompts import Criteria, Prompt, load_prompt
 from relabel.records import UNANSWERED, Asking, Call, Case, Instance, Verdict
-from relabel.screens import Screen
+from relabel.screens import make_screen
+from relabel.screens.calibrated import CalibratedJudge
 
 _FINAL = (EMPTY_TEXT, SUSPECT_POSITIVE)
 """Reasons to abstain that no other judge could do away with."""
@@ -42,11 +43,14 @@ class Tier:
 
 
 class Cascade:
-    """The tiers of a config. Loads and checks every prompt, so that a mistake shows before anything is sent."""
+    """The tiers of a config. Loads and checks every prompt and calibration, so that a mistake shows before anything is
+    sent.
+    """
 
     def __init__(self, config: Config, retry: Retry = frozenset()) -> None:
         self._criteria = Criteria(config.criteria)
         self.prompts: dict[str, Prompt] = {}
+        self.calibrated: dict[str, CalibratedJudge] = {}
         self.tiers: list[Tier] = []
         for tier in config.cascade:
             judge: Judge
@@ -56,8 +60,11 @@ class Cascade:
                 self._check_settings(tier.name, tier.judge, prompt)
                 self.prompts[tier.judge.prompt] = prompt
                 judge = make_judge(tier.name, tier.judge, prompt, retry)
+            elif isinstance(tier.judge, CalibratedSettings):
+                before = {one.name: one.judge for one in self.tiers}
+                judge = self.calibrated[tier.name] = CalibratedJudge(tier.name, tier.judge, before)
             else:
-                judge = Screen(tier.name, tier.judge)
+                judge = make_screen(tier.name, tier.judge)
             self.tiers.append(Tier(tier.name, judge, tier.escalate))
         self.judges_positives = any(ANSWER in tier.judge.labels for tier in self.tiers)
         self._check_labels(config)

@@ -210,6 +210,63 @@ def verify(
 
 
 @app.command()
+def calibrate(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE…", help="A pilot run's folder, or verdict tables (JSONL, Parquet)."),
+    ],
+    labels: Annotated[str, typer.Option(metavar="FILE", help="Human labels (JSONL, Parquet): query_id, docid, grade.")],
+    relevant: Annotated[float, typer.Option(metavar="GRADE", help="The least grade of a relevant passage.")],
+    strong: Annotated[str, typer.Option(metavar="TIER", help="The tier whose calls are to be saved.")],
+    found: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Its labels that mean relevant, with commas; of a run, those that its policy acts on.",
+        ),
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Escalate this share of the candidates (0.3 unless told).")
+    ] = None,
+    usd: Annotated[
+        float | None, typer.Option(metavar="USD", help="Or as many as cost so much for a thousand candidates.")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MISS:ALARM:CALL",
+            help="Or what makes least of what a missed false negative, a false alarm and a call cost: 5:1:0.05.",
+        ),
+    ] = None,
+    strong_price: Annotated[
+        float | None, typer.Option(metavar="USD", help="What a strong verdict costs, where no pilot's ledger tells.")
+    ] = None,
+    to: Annotated[Path, typer.Option(metavar="FILE", help="Where the calibration goes.")] = Path("calibration.json"),
+) -> None:
+    """Learn from a pilot with human labels when the cheap judges know enough. Sends nothing."""
+    from relabel.printing import print_calibration
+    from relabel.text import pasteable
+
+    _need("scikit-learn", "sklearn", "calibrate")
+    from relabel.calibrating.calibrate import calibrate as fit
+    from relabel.calibrating.files import gather, write, write_config
+    from relabel.calibrating.target import target_of
+
+    target = target_of(share, usd, loss)
+    wanted = [one.strip() for one in found.split(",") if one.strip()] if found else []
+    pairs = gather(sources, labels, relevant, strong, wanted)
+    if strong_price is not None:
+        pairs.usd = strong_price
+    calibration = fit(pairs, target, relevant)
+    write(calibration, to)
+    print_calibration(calibration)
+    print(f"calibration {to}")
+    if (Path(sources[0]) / "config.yaml").is_file():
+        config = write_config(Path(sources[0]), calibration, to)
+        print(f"config      {config}: {pasteable('relabel', 'run', config, '--set', 'input.path=…')}")
+
+
+@app.command()
 def cancel(run: RunFolder) -> None:
     """Cancel a run's batches that are under way. What they have answered is paid, and the next run takes it in."""
     from relabel.runs import cancel_run
@@ -245,6 +302,15 @@ def status(run: RunFolder) -> None:
     if found["candidates"]["unanswered"] or found["positives"]["unanswered"]:
         print_unfinished(run)
         raise typer.Exit(1)
+
+
+def _need(library: str, module: str, extra: str) -> None:
+    from importlib.util import find_spec
+
+    from relabel.errors import ConfigError
+
+    if find_spec(module) is None:
+        raise ConfigError(f"{library} is not installed: pip install 'relabel[{extra}]'")
 
 
 def _retry(given: str | None) -> Any:

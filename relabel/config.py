@@ -79,21 +79,92 @@ class LLMJudgeSettings(Settings):
             raise ValueError(f"cannot be sent as JSON: {fault}") from None
 
 
-class ScreenSettings(Settings):
-    """A judge that needs no model."""
+_THRESHOLDS = {"score": 0.95, "share": 0.95, "margin": 0.05}
+"""The usual thresholds, by rule: those of NV-Retriever, and for scores from 0 to 1."""
 
-    screen: Literal["exact-duplicate", "near-duplicate", "lexical"]
-    threshold: float = Field(0.95, gt=0)
+_OF_MODELS = {"to", "model", "revision", "dtype", "device", "batch", "cache"}
+"""Settings of screens that a model answers."""
+
+
+class ScreenSettings(Settings):
+    """A judge that needs no LLM.
+
+    By `rule` a candidate is too close (relabel.screens.rules): `score` holds it against the threshold itself; `share`,
+    `margin` and `spread` against the closest positive. A `model` embeds (any of sentence-transformers) or scores
+    (a cross-encoder); `to` says what closeness of embeddings is asked for, `cache` where vectors are kept (the run's
+    folder unless named).
+    """
+
+    screen: Literal["exact-duplicate", "near-duplicate", "lexical", "mined", "embedding", "cross-encoder"]
+    rule: Literal["score", "share", "margin", "spread"] | None = None
+    threshold: float | None = None
+    to: Literal["query", "positives"] = "query"
+    model: str | None = None
+    revision: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    device: str | None = None
+    batch: int = Field(32, ge=1)
+    cache: str | None = None
+
+    @property
+    def by(self) -> str:
+        """The rule: a positive-aware one unless the screen compares with the positives already."""
+        return self.rule or ("score" if self._is_duplicates or self.to == "positives" else "share")
+
+    @property
+    def limit(self) -> float:
+        """The threshold, or the rule's usual one."""
+        return _THRESHOLDS[self.by] if self.threshold is None else self.threshold
+
+    @property
+    def _is_duplicates(self) -> bool:
+        return self.screen in ("exact-duplicate", "near-duplicate")
+
+    @model_validator(mode="after")
+    def _sound(self) -> ScreenSettings:
+        asks = self.screen in ("embedding", "cross-encoder")
+        if asks and self.model is None:
+            raise ValueError(f"the screen {self.screen!r} needs a `model` of sentence-transformers: a name or a folder")
+        for name in sorted(_OF_MODELS if not asks else {"to"} if self.screen == "cross-encoder" else ()):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name!r} means nothing to the screen {self.screen!r}")
+        if self._is_duplicates and self.by != "score":
+            raise ValueError(f"the screen {self.screen!r} compares with the positives already: its rule is 'score'")
+        if self.threshold is None and (self.by == "spread" or (self.by == "score" and not self._within_one)):
+            raise ValueError(f"the rule {self.by!r} of the screen {self.screen!r} has no usual threshold: name one")
+        if self.by in ("share", "spread", "margin") and self.threshold is not None and self.threshold < 0:
+            raise ValueError(f"threshold is {self.threshold:g}; for the rule {self.by!r} it is 0 or more")
+        return self
+
+    @property
+    def _within_one(self) -> bool:
+        return self.screen not in ("mined", "cross-encoder")
+
+
+class CalibratedSettings(Settings):
+    """A judge that weighs what the tiers before it found, by a file that `relabel calibrate` wrote.
+
+    `cheap` weighs what stands before the strong tier, and is unsure of what that shall judge; `combined` weighs the
+    strong tier's verdict along with it.
+    """
+
+    calibration: str
+    part: Literal["cheap", "combined"] = "cheap"
 
 
 def _judge_kind(given: Any) -> str:
     if isinstance(given, dict):
-        return "screen" if "screen" in given else "llm"
-    return "screen" if isinstance(given, ScreenSettings) else "llm"
+        return next((kind for kind in ("screen", "calibration") if kind in given), "llm")
+    if isinstance(given, ScreenSettings):
+        return "screen"
+    return "calibration" if isinstance(given, CalibratedSettings) else "llm"
 
 
 JudgeSettings = Annotated[
-    Annotated[LLMJudgeSettings, Tag("llm")] | Annotated[ScreenSettings, Tag("screen")], Discriminator(_judge_kind)
+    Annotated[LLMJudgeSettings, Tag("llm")]
+    | Annotated[ScreenSettings, Tag("screen")]
+    | Annotated[CalibratedSettings, Tag("calibration")],
+    Discriminator(_judge_kind),
 ]
 
 
@@ -250,9 +321,15 @@ class Config(Settings):
                 )
 
     @property
+    def free(self) -> frozenset[str]:
+        """Models of screens: they run on our own machine, and no budget counts them."""
+        screens = [tier.judge for tier in self.cascade if isinstance(tier.judge, ScreenSettings)]
+        return frozenset(screen.model for screen in screens if screen.model is not None)
+
+    @property
     def rates(self) -> dict[str, Price]:
         """What each model costs: its price, less the least discount of those who ask it."""
-        found = dict(self.prices)
+        found = dict.fromkeys(self.free, Price(prompt=0, completion=0)) | self.prices
         for model in self.prices:
             judges = [tier.judge for tier in self.cascade if isinstance(tier.judge, LLMJudgeSettings)]
             asked_by = [self.clients[judge.client] for judge in judges if judge.model == model]

@@ -63,18 +63,24 @@ class _Count(_Calls):
 
 
 def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
-    """One estimate for each tier that asks a model; `ledger` tells what is answered already and how it went."""
+    """One estimate for each tier that asks an LLM; `ledger` tells what is answered already and how it went."""
     judges = {tier.name: tier.judge for tier in opened.config.cascade if isinstance(tier.judge, LLMJudgeSettings)}
-    counts = {name: _Count() for name in judges}
+    counts = {tier.name: _Count() for tier in opened.config.cascade}
     for record in islice(opened.source, opened.config.input.limit):
         if not isinstance(record, Quarantined):
             _count(opened, record, ledger, counts)
     prices = Prices(opened.config.rates)
     forms = {name: opened.cascade.prompts[judge.prompt].form for name, judge in judges.items()}
     found: list[TierEstimate] = []
-    before, open_before, basis = _Count(), 0.0, "every instance, counted"
+    before, open_before = _Count(), 0.0
     for name, count in counts.items():
-        more, basis = _still_to_come(before, count, open_before) if found else (0.0, basis)
+        if name not in judges and not count.calls and not count.most.calls:
+            continue
+        more, basis = _still_to_come(before, count, open_before)
+        open_before = count.waiting + more
+        before = count if count.calls else before
+        if name not in judges:
+            continue
         pattern = count if count.calls else count.most
         calls = count.calls - count.answered + more * pattern.calls / max(pattern.reached, 1)
         size = count.size - count.answered_size + more * pattern.size / max(pattern.reached, 1)
@@ -90,8 +96,6 @@ def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
         found.append(
             TierEstimate(name, model, count.answered, round(calls), usage.prompt, usage.completion, cost, basis)
         )
-        open_before = count.waiting + more
-        before = count if count.calls else before
     return found
 
 
@@ -129,7 +133,7 @@ def _count(opened: Opened, instance: Instance, ledger: Ledger | None, counts: di
             counts[tier].waiting += not answered
     if not all(complete.values()):
         for later in opened.cascade.tiers:
-            if later.name in counts and later.name not in complete:
+            if later.name not in complete:
                 _add_most(counts[later.name].most, opened.cascade.first_calls(later, instance))
 
 

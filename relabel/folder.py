@@ -18,7 +18,7 @@ import yaml
 
 from relabel import __version__
 from relabel.cascade import Cascade
-from relabel.config import Config, InputSettings, LLMJudgeSettings, OutputSettings, PolicySettings
+from relabel.config import Config, InputSettings, LLMJudgeSettings, OutputSettings, PolicySettings, ScreenSettings
 from relabel.errors import ConfigError, InputError
 from relabel.export import QUARANTINE, Derived, discard, outcomes, partial_path
 from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
@@ -121,6 +121,13 @@ def reopen(folder: str | Path, *, policy: str | None = None) -> Opened:
             f"{folder}: the prompts have changed since the run (it used {', '.join(then)}; now there are "
             f"{', '.join(prompts)}). Restore them, or `relabel run` again: that asks the changed judges anew."
         )
+    calibrations = {name: judge.sha256 for name, judge in opened.cascade.calibrated.items()}
+    for name, digest in recorded.get("calibrations", calibrations).items():
+        if calibrations.get(name) != digest:
+            raise InputError(
+                f"{opened.cascade.calibrated[name].path}: has changed since the run (it used sha256 {digest[:12]}…). "
+                "Restore it, or `relabel run` again: what it newly escalates is asked."
+            )
     return opened
 
 
@@ -221,6 +228,7 @@ def fingerprint_of(opened: Opened, ledger: Ledger | None = None) -> dict[str, st
         "source": opened.identity[1],
         "config": sha256(orjson.dumps(config, option=orjson.OPT_SORT_KEYS)).hexdigest(),
         "prompts": " ".join(sorted(prompt.label for prompt in opened.cascade.prompts.values())),
+        "calibrations": " ".join(judge.sha256 for judge in opened.cascade.calibrated.values()),
         "ledger": ledger.head() if ledger else _head(opened),
         "reviews": sha256(reviews.read_bytes()).hexdigest() if reviews.is_file() else "",
     }
@@ -282,8 +290,10 @@ def judges_of(opened: Opened) -> list[dict[str, str | None]]:
         if isinstance(tier.judge, LLMJudgeSettings):
             label = opened.cascade.prompts[tier.judge.prompt].label
             found.append({"tier": tier.name, "judge": label, "model": tier.judge.model})
+        elif isinstance(tier.judge, ScreenSettings):
+            found.append({"tier": tier.name, "judge": tier.judge.screen, "model": tier.judge.model})
         else:
-            found.append({"tier": tier.name, "judge": tier.judge.screen, "model": None})
+            found.append({"tier": tier.name, "judge": opened.cascade.calibrated[tier.name].name, "model": None})
     return found
 
 
@@ -304,6 +314,7 @@ def write_config(opened: Opened) -> None:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "prompts": [prompt.label for prompt in opened.cascade.prompts.values()],
+        "calibrations": {name: judge.sha256 for name, judge in opened.cascade.calibrated.items()},
         "source": source_of(opened),
     }
     head = "# The resolved config of this run. `relabel run` reads it like any other; the block `run` only records.\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from relabel.config import BudgetSettings
 from relabel.costs import Prices
@@ -48,13 +48,24 @@ class Stop:
 class Budget:
     """What may still be sent. Near its end that is known only when the calls in flight have landed."""
 
-    def __init__(self, limits: BudgetSettings, prices: Prices, spent: Sequence[Spent], stop: Stop) -> None:
+    def __init__(
+        self,
+        limits: BudgetSettings,
+        prices: Prices,
+        spent: Sequence[Spent],
+        stop: Stop,
+        free: Collection[str] = (),
+    ) -> None:
+        """Calls of models that are `free` do not count."""
         self._limits = limits
+        self._free = free
         self._prices = prices
         self._stop = stop
         self._replies: Counter[str] = Counter()
         self._usd: defaultdict[str, float] = defaultdict(float)
         for one in spent:
+            if one.model in free:
+                continue
             self._replies[one.model] += one.replies
             self._usd[one.model] += prices.cost(one.model, one.usage) or 0.0
         self._in_flight: Counter[str] = Counter()
@@ -64,6 +75,8 @@ class Budget:
 
     async def admit(self, model: str) -> bool:
         """Whether another call of this model may be sent; waits while calls in flight may use up what is left."""
+        if model in self._free:
+            return not self._stop
         self._look_at_the_bill()
         while not self._stop:
             if self._counts_out():
@@ -126,6 +139,8 @@ class Budget:
 
     def land(self, model: str, reply: Reply | None) -> float:
         """A call of this model has got this reply, or none; returns its cost in US dollars."""
+        if model in self._free:
+            return 0.0
         self._in_flight[model] -= 1
         cost = 0.0
         if reply is not None:

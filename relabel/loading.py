@@ -65,9 +65,13 @@ def _locate(given: dict[str, Any], beside: Path) -> None:
             absolute(client, "path")
     for tier in given["cascade"] if isinstance(given.get("cascade"), list) else ():
         judge = tier.get("judge") if isinstance(tier, dict) else None
-        prompt = judge.get("prompt") if isinstance(judge, dict) else None
-        if isinstance(prompt, str) and prompt.endswith(".md"):
+        if not isinstance(judge, dict):
+            continue
+        if str(judge.get("prompt", "")).endswith(".md"):
             absolute(judge, "prompt")
+        for name in ("calibration", "model"):
+            if name in judge and ("screen" in judge or name == "calibration"):
+                absolute(judge, name)
 
 
 def find_config(path: str | Path) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from relabel.calibration import Calibration
 from relabel.config import Price
 from relabel.costs import Prices
 from relabel.estimate import TierEstimate
@@ -114,6 +115,44 @@ def print_estimate(tiers: Sequence[TierEstimate]) -> None:
         print(f"in all      ${sum(cost for cost in costs if cost):,.2f}")
 
 
+def print_calibration(calibration: Calibration) -> None:
+    """What was fitted on, how good it is, and the frontier with the chosen point."""
+    fitted, measured = calibration.fitted_on, calibration.measured
+    pairs, queries, relevant = (f"{fitted[name]:,}" for name in ("pairs", "queries", "relevant"))
+    print(f"fitted on   {pairs} labelled pairs of {queries} queries, {relevant} relevant")
+    for note in fitted["notes"]:
+        print(f"            {note}")
+    weights = sorted(calibration.cheap.weights, key=lambda one: -abs(one.weight))
+    print(f"weighs      {', '.join(f'{one.feature} {one.weight:+.2f}' for one in weights)}")
+    print(
+        f"measured    by cross-validation over queries: AUC {measured['auc']:.3f}, Brier {measured['brier']:.3f}, "
+        f"calibration error {measured['calibration_error']:.3f}"
+    )
+    only, chosen = measured["strong_only"], measured["chosen"]
+    print(f"strong only kappa {only['kappa']:.3f} {_interval(only['kappa_95'])}")
+    print()
+    print("strong calls  kappa  95 %            precision  recall  F1     USD per 1,000")
+    rows = [*measured["frontier"], chosen] if chosen not in measured["frontier"] else measured["frontier"]
+    for row in sorted(rows, key=lambda row: row["share"]):
+        if row is not chosen and round(row["share"] * 20) % 2:
+            continue
+        mark = "  <- chosen" if row["share"] == chosen["share"] else ""
+        usd = "" if row["usd"] is None else f"{row['usd']:.2f}"
+        print(
+            f"{row['share']:12.0%}  {row['kappa']:.3f}  {_interval(row['kappa_95'])}  {row['precision']:9.3f}  "
+            f"{row['recall']:6.3f}  {row['f1']:.3f}  {usd:>13}{mark}"
+        )
+    print()
+    low, high = calibration.band
+    strong = calibration.strong
+    decides = f"{strong} and the rest together decide" if calibration.combined else f"{strong} alone decides"
+    print(f"band        P(false negative) from {low:.3f} to {high:.3f} goes to {strong}; there {decides}")
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    return f"[{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
+
+
 _HINTS = {
     "too_long": "The tier's `context` has no room for them beside the positives.",
     "length": "Replies were cut off: raise the tier's max_tokens, or set retry_max_tokens.",
@@ -133,6 +172,15 @@ def warnings(report: dict[str, Any]) -> Iterator[str]:
             yield (
                 f"Warning: tier {name} abstained on {abstained:,} of {tier['candidates']:,} candidates, mostly: "
                 f"{reason} ({count:,}). {hint}"
+            )
+    for one in report["calibrations"]:
+        if subsets := one["unfitted_subsets"]:
+            names = ", ".join(f"{name or '(none)'} ({count:,})" for name, count in subsets.items())
+            yield f"Warning: tier {one['tier']}: its calibration was not fitted on the subsets {names}"
+        for tier, judges in one["unfitted_judges"].items():
+            yield (
+                f"Warning: tier {one['tier']}: its calibration was fitted on {tier} by {judges['fitted']}; now it is "
+                f"{judges['now']}"
             )
 
 

@@ -154,17 +154,18 @@ Whoever drives it decides where replies come from: the ledger, a server, a batch
 """
 
 
-ScoreKind = Literal["similarity", "logprobs", "samples", "orders"]
+ScoreKind = Literal["similarity", "logprobs", "samples", "orders", "probability"]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What one judge says of one passage: a `label`, or none and the reason why it `abstained`.
 
-    What the `score` is, `score_kind` says: how near a screen found the passage to its yardstick ("similarity"; above 1
-    if nearer than a positive); or, in [0, 1], the probability of the label by its tokens' ("logprobs"; `outside` is the
-    mass that no label accounts for), or the share of `samples` or `orders` that agree on it, whose `votes` are counted
-    by label or reason of abstention. `evidence` is what the passage says, `offset` where in its text that stands
+    What the `score` is, `score_kind` says: how near a screen found the passage to its yardstick ("similarity"; all that
+    it measured is in `signals`); or, in [0, 1], that it is a false negative as a calibration has it ("probability"),
+    the probability of the label by its tokens' ("logprobs"; `outside` is the mass that no label accounts for), or the
+    share of `samples` or `orders` that agree on it, whose `votes` are counted by label or reason of abstention.
+    `evidence` is what the passage says, `offset` where in its text that stands
     (0-based, in characters), or where the judged window of a long passage begins; `found` is what came back in the
     place of a verdict. `key` names the reply that decided, `keys` all where there are several.
     """
@@ -183,6 +184,7 @@ class Verdict:
     found: str | None = None
     key: str | None = None
     keys: tuple[str, ...] | None = None
+    signals: Mapping[str, float] | None = None
 
     def __hash__(self) -> int:
         return hash((self.key, self.label))

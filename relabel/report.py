@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import jinja2
 import orjson
 
+from relabel.calibration import UNSURE
+from relabel.cascade import Cascade
 from relabel.config import Config
 from relabel.costs import Prices
 from relabel.ledger import Ledger
 from relabel.meter import Meter
-from relabel.tally import Tally
+from relabel.tally import Tally, TierTally
 
 REPORT, PAGE = "report.json", "report.html"
 
@@ -45,6 +47,38 @@ def build_report(config: Config, tally: Tally, meter: Meter, ledger: Ledger) -> 
         "mixed": mixed(ledger),
         "answered_by": ledger.contexts(),
     }
+
+
+def calibrations(cascade: Cascade, judges: Sequence[Mapping[str, str | None]], tally: Tally) -> list[dict[str, Any]]:
+    """The calibrations that a run used: what was measured of each, the share that it escalated here, and where it was
+    used on what it was not fitted on, subsets (with their candidates) and `judges` (of other prompts or models).
+    """
+    found = []
+    now = {one["tier"]: " ".join(filter(None, (one["judge"], one["model"]))) for one in judges}
+    for tier, judge in cascade.calibrated.items():
+        fitted = judge.calibration
+        said = tally.tiers.get(tier, TierTally())
+        weighed = {name: subset.weighed[tier] for name, subset in tally.subsets.items()}
+        found.append(
+            {
+                "tier": tier,
+                "part": judge.part,
+                "sha256": judge.sha256,
+                "escalated_share": round(said.labels[UNSURE] / said.candidates, 4) if said.candidates else None,
+                "unfitted_subsets": {
+                    name: n for name, n in sorted(weighed.items()) if n and name not in fitted.subsets
+                },
+                "unfitted_judges": {
+                    name: {"fitted": before, "now": now[name]}
+                    for name, before in sorted(fitted.judges.items())
+                    if now.get(name, before) != before
+                },
+                **fitted.model_dump(
+                    mode="json", include={"strong", "relevant", "target", "band", "fitted_on", "measured"}
+                ),
+            }
+        )
+    return found
 
 
 def counts(tally: Tally, meter: Meter) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from relabel import __version__
 from relabel.asker import Asker, Progress, TierProgress, most_open
 from relabel.cascade import Cascade
 from relabel.clients import Client, make_client
-from relabel.config import Config, LedgerSettings, LLMJudgeSettings
+from relabel.clients.screen import ScreenClient
+from relabel.config import Config, LedgerSettings, LLMJudgeSettings, ScreenSettings
 from relabel.costs import Prices
 from relabel.engine import Watch, answer, interruptible, watched
 from relabel.errors import ConfigError, Damaged, InputError, RunStopped, Unfinished
@@ -47,8 +48,9 @@ from relabel.limits import Stop
 from relabel.loading import load_config
 from relabel.log import Log
 from relabel.meter import Meter
-from relabel.report import PAGE, REPORT, build_report, read_report, write_report
+from relabel.report import PAGE, REPORT, build_report, calibrations, read_report, write_report
 from relabel.salvage import salvage
+from relabel.screens.models import client_of
 from relabel.settings import BatchClientSettings
 from relabel.text import pasteable
 
@@ -162,7 +164,11 @@ def _clients(opened: Opened, say: Callable[[str], None]) -> dict[str, Client]:
     used = dict.fromkeys(tier.judge.client for tier in config.cascade if isinstance(tier.judge, LLMJudgeSettings))
     if not any(isinstance(config.clients[name], BatchClientSettings) for name in used):
         _refuse_batches(opened.folder)
-    return {name: make_client(name, config.clients[name], say, opened.folder) for name in used}
+    found = {name: make_client(name, config.clients[name], say, opened.folder) for name in used}
+    for tier in config.cascade:
+        if isinstance(tier.judge, ScreenSettings) and tier.judge.model is not None:
+            found[client_of(tier.name)] = ScreenClient(tier.judge, say, opened.folder)
+    return found
 
 
 def _refuse_batches(folder: Path) -> None:
@@ -223,6 +229,7 @@ def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str
     report = build_report(opened.config, tally, meter, ledger)
     report["source"] = source_of(opened)
     report["judges"] = judges_of(opened)
+    report["calibrations"] = calibrations(opened.cascade, report["judges"], tally)
     report["policy"] = opened.config.policy.model_dump(mode="json")
     report["files"] = {path.name: size_of(path) for path in derived_files(opened)}
     report["fingerprint"] = fingerprint_of(opened, ledger)
@@ -320,7 +327,7 @@ async def _answer(
     log: Log,
 ) -> None:
     config = opened.config
-    asker = Asker(ledger, clients, config.budget, Prices(config.rates), progress, stop, log.write)
+    asker = Asker(ledger, clients, config.budget, Prices(config.rates), progress, stop, log.write, config.free)
     watchers = [watched(asker, progress, stop, lambda seen: log.write("progress", **_sent(seen)), every=_LOGGED_EVERY)]
     if watch is not None:
         watchers.append(watched(asker, progress, stop, watch, every=0.5))

@@ -23,6 +23,8 @@ class SubsetTally:
     changed: int = 0
     undecided: int = 0
     suspect_positives: int = 0
+    weighed: Counter[str] = field(default_factory=Counter)
+    """Candidates that a calibration has judged, by tier."""
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class Tally:
         self.rules[decision.rule] += count
         for verdict in decision.verdicts:
             self._add_verdict(verdict, count)
+            subset.weighed[verdict.tier] += count * (verdict.score_kind == "probability")
         if decision.verdicts and decision.verdicts[-1].abstained == UNANSWERED:
             self.unanswered += count
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "relabel"
 
 LAYERS = [
     {"records", "errors", "text", "resources", "arrow", "forms", "settings"},
-    {"config", "fence", "confidence", "tally", "meter"},
+    {"config", "fence", "confidence", "tally", "meter", "signals", "calibration"},
     {"loading"},
     {"formats", "prompts", "grounding", "parsing", "costs", "log", "tables"},
     {"judges", "policy", "schema", "segment", "ledger", "salvage"},
@@ -23,7 +23,7 @@ LAYERS = [
     {"engine"},
     {"folder"},
     {"runs"},
-    {"estimate", "verify", "progress", "testing"},
+    {"estimate", "verify", "progress", "testing", "calibrating"},
     {"printing"},
     {"cli"},
 ]

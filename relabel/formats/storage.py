@@ -97,7 +97,7 @@ def new_file(path: Path) -> RowSink:
 
 def _store_of_file(path: Path, head: bytes) -> Store:
     if not head:
-        raise InputError(f"{path}: the file is empty, expected training instances")
+        raise InputError(f"{path}: the file is empty, expected records")
     if head.startswith(b"PAR1"):
         return Parquet(path)
     archive = next((kind for magic, kind in _ARCHIVES.items() if head.startswith(magic)), None)

@@ -6,13 +6,13 @@ A judge asks by yielding calls (records.Asking) and never learns where replies c
 from __future__ import annotations
 
 from relabel.config import LLMJudgeSettings
-from relabel.judges.base import EMPTY_TEXT, SUSPECT_POSITIVE, Found, Judge, LLMJudge, Retry
+from relabel.judges.base import EMPTY_TEXT, SUSPECT_POSITIVE, Found, Judge, LLMJudge, Retry, has_text
 from relabel.judges.listwise import ListwiseJudge
 from relabel.judges.pointwise import PointwiseJudge
 from relabel.judges.ranking import RankingJudge
 from relabel.prompts import Prompt
 
-__all__ = ["EMPTY_TEXT", "SUSPECT_POSITIVE", "Found", "Judge", "Retry", "make_judge"]
+__all__ = ["EMPTY_TEXT", "SUSPECT_POSITIVE", "Found", "Judge", "Retry", "has_text", "make_judge"]
 
 _JUDGES: dict[str, type[LLMJudge]] = {"rlhn": ListwiseJudge, "answer-ranking": RankingJudge}
 

@@ -14,6 +14,7 @@ from relabel.judges.windows import split
 from relabel.parsing import Abstained
 from relabel.prompts import Prompt
 from relabel.records import Asking, Call, Case, Passage, Request, Verdict
+from relabel.signals import fields
 
 BYTES_PER_TOKEN = 2
 """A token of any usual tokenizer stands for at least this many bytes of UTF-8, on the average of a prompt. Whether a
@@ -58,6 +59,9 @@ class Judge(Protocol):
     labels: Sequence[str]
     """All that it can say."""
 
+    features: Sequence[str]
+    """The fields of its verdicts that a calibration can weigh."""
+
     def judge(self, case: Case, kind: str, candidates: Sequence[int]) -> Asking[Found]:
         """Verdicts of the candidates at these 0-based places, by the criteria of this kind."""
 
@@ -68,6 +72,7 @@ class LLMJudge:
     def __init__(self, tier: str, settings: LLMJudgeSettings, prompt: Prompt, retry: Retry = frozenset()) -> None:
         self.name = prompt.label
         self.labels: Sequence[str] = prompt.form.labels
+        self.features: Sequence[str] = fields(prompt.form.labels)
         self.tier = tier
         self.settings = settings
         self.prompt = prompt

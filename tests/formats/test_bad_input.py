@@ -222,7 +222,7 @@ MANY = b"".join(line(tevatron(number, note=sha256(bytes([number % 256])).hexdige
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the file is empty, expected training instances"),
+        (b"", "the file is empty, expected records"),
         (b"\n\n  \n", "found no records in it"),
         (gzip.compress(b""), "found no records in it"),
         (zstandard.compress(b""), "found no records in it"),

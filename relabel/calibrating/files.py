@@ -1,0 +1,81 @@
+"""What goes into a calibration and what comes out of it: runs, tables and labels; calibration.json and a config."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from relabel.calibrating.pairs import Pairs, read_labels
+from relabel.calibrating.pilot import from_run
+from relabel.calibrating.tables import from_tables
+from relabel.calibration import FALSE_NEGATIVE, UNSURE, Calibration
+from relabel.config import Config
+from relabel.errors import ConfigError
+from relabel.folder import recorded_config
+from relabel.loading import RECORDED
+
+DOUBT, COMBINED = "doubt", "combined"
+"""Names of the tiers that a calibrated config has more than its pilot."""
+
+
+def gather(sources: Sequence[str], labels: str, relevant: float, strong: str, found: Collection[str]) -> Pairs:
+    """The labelled pairs of a pilot run, or of verdict tables. Raises RelabelError."""
+    graded = read_labels(labels, relevant)
+    runs = [source for source in sources if (Path(source) / RECORDED).is_file()]
+    if not runs:
+        return from_tables(sources, graded, strong, found, relevant)
+    if len(sources) > 1:
+        raise ConfigError(f"{runs[0]}: a run stands alone; name one run, or verdict tables")
+    return from_run(Path(runs[0]), graded, strong, found)
+
+
+def write(calibration: Calibration, path: Path) -> None:
+    """Write calibration.json."""
+    content = orjson.dumps(calibration.model_dump(mode="json"), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def write_config(run: Path, calibration: Calibration, path: Path) -> Path:
+    """Write the pilot's config beside its calibration with that in it; returns where."""
+    config, _ = recorded_config(run)
+    place = path.with_suffix(".yaml")
+    head = (
+        f"# {run.name}, calibrated: {calibration.strong} judges only what {DOUBT} is unsure of, and what that is sure\n"
+        f"# to be a false negative becomes a positive. What this is worth stands in {path.name}, under `measured`.\n"
+        f"#\n#   relabel run {place} --set input.path=train.jsonl\n#\n"
+    )
+    text = yaml.safe_dump(calibrated(config, calibration, path), sort_keys=False, allow_unicode=True, width=110)
+    place.write_text(head + text, encoding="utf-8")
+    return place
+
+
+def calibrated(config: Config, calibration: Calibration, path: Path) -> dict[str, Any]:
+    """A pilot's config with the calibration before its strong tier, and after it if the combined part is of use."""
+    given = config.model_dump(mode="json", exclude_defaults=True, exclude={"output"})
+    tiers: list[dict[str, Any]] = given["cascade"]
+    place = [tier["name"] for tier in tiers].index(calibration.strong)
+    strong, file = tiers[place], str(path.absolute())
+    if taken := {DOUBT, COMBINED} & {tier["name"] for tier in tiers}:
+        raise ConfigError(f"the pilot has a tier {sorted(taken)[0]!r} already: give it another name, and run it again")
+    if calibration.combined is not None:
+        labels = _every_label(config, calibration.strong)
+        after = {"name": COMBINED, "judge": {"calibration": file, "part": "combined"}}
+        if strong.get("escalate"):
+            after["escalate"] = {"labels": strong["escalate"]["labels"]}
+        strong["escalate"] = {"labels": labels}
+        tiers.insert(place + 1, after)
+    tiers.insert(place, {"name": DOUBT, "judge": {"calibration": file}, "escalate": {"labels": [UNSURE, "abstained"]}})
+    given["policy"]["relabel"] = [*given["policy"].get("relabel", []), FALSE_NEGATIVE]
+    return given
+
+
+def _every_label(config: Config, tier: str) -> list[str]:
+    from relabel.cascade import Cascade
+
+    (judge,) = (one.judge for one in Cascade(config).tiers if one.name == tier)
+    return [*judge.labels, "abstained"]

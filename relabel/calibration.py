@@ -1,0 +1,107 @@
+"""What `relabel calibrate` has learnt: how to weigh what cheap judges say, and when to ask the strong one.
+
+A calibration is a file of numbers (JSON). To use it takes neither scikit-learn nor any other library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from relabel.errors import ConfigError
+from relabel.settings import Settings
+
+FALSE_NEGATIVE, TRUE_NEGATIVE, UNSURE = "false-negative", "true-negative", "unsure"
+
+
+class Weight(Settings):
+    """What one feature counts for, once it is scaled: (value - mean) / scale.
+
+    `missing` is what its absence counts for, as measured; None if it was never missing in the fit.
+    """
+
+    feature: str
+    mean: float
+    scale: float = Field(gt=0)
+    weight: float
+    missing: float | None = None
+
+
+class Part(Settings):
+    """A logistic regression, and the probability from which on a candidate is called a false negative."""
+
+    intercept: float
+    weights: list[Weight]
+    threshold: float = Field(ge=0, le=1)
+
+    def probability(self, features: Mapping[str, float]) -> float:
+        """P(false negative) of a candidate, in [0, 1]. Raises KeyError with the name of a feature that is missing."""
+        total = self.intercept
+        for one in self.weights:
+            value = features.get(one.feature)
+            if value is not None:
+                total += one.weight * (value - one.mean) / one.scale
+            elif one.missing is not None:
+                total += one.missing
+            else:
+                raise KeyError(one.feature)
+        return 1 / (1 + math.exp(-total)) if total > -700 else 0.0
+
+
+class Calibration(Settings):
+    """All of calibration.json. `cheap` weighs what is known before the tier `strong`, to which it sends what falls
+    within the `band`; `combined` weighs the strong verdict along with it, where that was measured to be better.
+
+    `judges` are those of the pilot, by tier; `fitted_on` counts the labelled pairs; `measured` says how good it is.
+    """
+
+    relabel_calibration: Literal[1] = 1
+    strong: str
+    relevant: float
+    target: dict[str, float]
+    band: tuple[float, float]
+    cheap: Part
+    combined: Part | None = None
+    judges: dict[str, str]
+    fitted_on: dict[str, Any]
+    measured: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Calibration:
+        if not self.band[0] <= self.band[1]:
+            raise ValueError(f"the band begins at {self.band[0]:g} and ends at {self.band[1]:g}")
+        return self
+
+    @property
+    def subsets(self) -> frozenset[str]:
+        """Those that it was fitted on."""
+        return frozenset(self.fitted_on.get("subsets", {}))
+
+    def label(self, probability: float) -> str:
+        """What is said of a candidate before the strong tier."""
+        if self.band[0] <= probability <= self.band[1]:
+            return UNSURE
+        return FALSE_NEGATIVE if probability > self.band[1] else TRUE_NEGATIVE
+
+
+def load_calibration(path: str) -> tuple[Calibration, str]:
+    """A calibration from its file, with the sha256 of that. Raises ConfigError."""
+    try:
+        raw = Path(path).read_bytes()
+    except (OSError, ValueError) as fault:
+        reason = getattr(fault, "strerror", None) or fault
+        raise ConfigError(f"{path}: {reason}; `relabel calibrate` writes a calibration") from None
+    try:
+        return Calibration.model_validate_json(raw), sha256(raw).hexdigest()
+    except ValidationError as fault:
+        first = fault.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        where = f" at {place}" if place else ""
+        raise ConfigError(
+            f"{path}: no calibration of this version{where}: {first['msg']}; `relabel calibrate` writes one"
+        ) from None
