@@ -24,8 +24,9 @@ _IN_VAIN = 100
 
 @dataclass(slots=True)
 class TierProgress:
-    """How far one tier is, in calls; tokens and cost are of this process alone."""
+    """How far one tier is, in calls; tokens and cost are of this process alone. A screen's calls are `free`."""
 
+    free: bool = False
     replied: int = 0
     awaited: int = 0
     hits: int = 0

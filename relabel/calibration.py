@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -53,6 +53,73 @@ class Part(Settings):
         return 1 / (1 + math.exp(-total)) if total > -700 else 0.0
 
 
+Interval = tuple[float, float]
+"""The middle 95 % of a bootstrap over queries."""
+
+
+class Metrics(Settings):
+    """How decisions agree with people's labels: Cohen's kappa, and how well they find what is relevant."""
+
+    kappa: float
+    kappa_95: Interval
+    precision: float
+    precision_95: Interval
+    recall: float
+    recall_95: Interval
+    f1: float
+    f1_95: Interval
+
+
+class Point(Metrics):
+    """What escalating a share comes to; calls and US dollars are for a thousand candidates."""
+
+    share: float
+    strong_calls: float
+    usd: float | None
+
+
+class Bin(Settings):
+    """Pairs of like probability: its mean, and the share of them that people call relevant."""
+
+    probability: float
+    relevant: float
+    pairs: int
+
+
+class Gain(Settings):
+    """A difference in kappa, paired by query."""
+
+    kappa: float
+    kappa_95: Interval
+
+
+class Measured(Settings):
+    """How good a calibration is, by models and thresholds that have not seen the query in question. `calibration_error`
+    is the expected one over the bins of `reliability`.
+    """
+
+    folds: int
+    auc: float
+    brier: float
+    calibration_error: float
+    reliability: list[Bin]
+    strong_only: Metrics
+    combined_against_strong: Gain
+    evidence: Literal["strong", "combined"]
+    chosen: Point
+    frontier: list[Point]
+
+
+class FittedOn(Settings):
+    """The labelled pairs of a fit, and what was left out."""
+
+    pairs: int
+    relevant: int
+    queries: int
+    subsets: dict[str, int]
+    notes: list[str]
+
+
 class Calibration(Settings):
     """All of calibration.json. `cheap` weighs what is known before the tier `strong`, to which it sends what falls
     within the `band`; `combined` weighs the strong verdict along with it, where that was measured to be better.
@@ -68,8 +135,8 @@ class Calibration(Settings):
     cheap: Part
     combined: Part | None = None
     judges: dict[str, str]
-    fitted_on: dict[str, Any]
-    measured: dict[str, Any]
+    fitted_on: FittedOn
+    measured: Measured
 
     @model_validator(mode="after")
     def _in_order(self) -> Calibration:
@@ -80,7 +147,7 @@ class Calibration(Settings):
     @property
     def subsets(self) -> frozenset[str]:
         """Those that it was fitted on."""
-        return frozenset(self.fitted_on.get("subsets", {}))
+        return frozenset(self.fitted_on.subsets)
 
     def label(self, probability: float) -> str:
         """What is said of a candidate before the strong tier."""

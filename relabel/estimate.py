@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 
 from relabel.config import LLMJudgeSettings
 from relabel.costs import Prices
@@ -72,11 +72,12 @@ def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
     prices = Prices(opened.config.rates)
     forms = {name: opened.cascade.prompts[judge.prompt].form for name, judge in judges.items()}
     found: list[TierEstimate] = []
+    shares = _calibrated_shares(opened)
     before, open_before = _Count(), 0.0
     for name, count in counts.items():
         if name not in judges and not count.calls and not count.most.calls:
             continue
-        more, basis = _still_to_come(before, count, open_before)
+        more, basis = _still_to_come(before, count, open_before, shares.get(name))
         open_before = count.waiting + more
         before = count if count.calls else before
         if name not in judges:
@@ -99,11 +100,25 @@ def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
     return found
 
 
-def _still_to_come(before: _Count, count: _Count, waiting: float) -> tuple[float, str]:
-    """How many of the instances that wait at the tier before will reach this one too, and how that is known."""
+def _calibrated_shares(opened: Opened) -> dict[str, float]:
+    """By tier, the share of candidates that the calibration before it was told to let through."""
+    names = [tier.name for tier in opened.cascade.tiers]
+    return {
+        after: opened.cascade.calibrated[name].calibration.measured.chosen.share
+        for name, after in pairwise(names)
+        if name in opened.cascade.calibrated and opened.cascade.calibrated[name].part == "cheap"
+    }
+
+
+def _still_to_come(before: _Count, count: _Count, waiting: float, share: float | None) -> tuple[float, str]:
+    """How many of the instances that wait at the tier before will reach this one too, and how that is known. `share` is
+    what a calibration lets through of each.
+    """
     if not waiting:
         return 0.0, "every instance, counted"
     answered = before.reached - before.waiting
+    if answered < PILOT and share is not None:
+        return waiting * share, f"{share:.0%} of the candidates, as its calibration was told"
     if answered < PILOT:
         pilot = (
             f"{answered} answered are too few to measure, {PILOT} at least" if answered else "run a pilot to measure"

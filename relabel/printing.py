@@ -21,9 +21,13 @@ def print_summary(summary: Summary) -> None:
     """What a call of `run` came to."""
     if summary.report is not None:
         print_counts(summary.report)
-    tiers = summary.progress.tiers
-    sent, known = (sum(getattr(tier, name) for tier in tiers.values()) for name in ("sent", "from_ledger"))
+    tiers = summary.progress.tiers.values()
+    paid = [tier for tier in tiers if not tier.free]
+    sent, known = (sum(getattr(tier, name) for tier in paid) for name in ("sent", "from_ledger"))
+    measured = sum(tier.sent for tier in tiers if tier.free)
     tail = "unchanged, nothing to do" if summary.unchanged else f"{sent:,} sent, {known:,} from the ledger"
+    if measured:
+        tail += f" (and {measured:,} instances measured by screens)"
     print(f"requests    {tail}")
     print(f"run         {summary.folder}")
 
@@ -117,7 +121,7 @@ def print_estimate(tiers: Sequence[TierEstimate]) -> None:
 
 def print_calibration(calibration: Calibration) -> None:
     """What was fitted on, how good it is, and the frontier with the chosen point."""
-    fitted, measured = calibration.fitted_on, calibration.measured
+    fitted, measured = calibration.fitted_on.model_dump(), calibration.measured.model_dump()
     pairs, queries, relevant = (f"{fitted[name]:,}" for name in ("pairs", "queries", "relevant"))
     print(f"fitted on   {pairs} labelled pairs of {queries} queries, {relevant} relevant")
     for note in fitted["notes"]:

@@ -128,7 +128,8 @@ def _run(
 def _answer_and_derive(
     opened: Opened, ledger: Ledger, clients: dict[str, Client], log: Log, retry: Retry, watch: Watch | None
 ) -> Summary:
-    progress = Progress({tier.name: TierProgress() for tier in opened.cascade.tiers})
+    screens = {tier.name for tier in opened.config.cascade if isinstance(tier.judge, ScreenSettings)}
+    progress = Progress({tier.name: TierProgress(free=tier.name in screens) for tier in opened.cascade.tiers})
     stop = Stop()
     if clients:
         insisting = replace(opened, cascade=Cascade(opened.config, retry))

@@ -22,6 +22,24 @@ PART = Part(
 )
 
 
+METRICS = dict.fromkeys(("kappa", "precision", "recall", "f1"), 0.5) | {
+    f"{name}_95": (0.4, 0.6) for name in ("kappa", "precision", "recall", "f1")
+}
+POINT = {**METRICS, "share": 0.3, "strong_calls": 300.0, "usd": None}
+MEASURED = {
+    "folds": 5,
+    "auc": 0.8,
+    "brier": 0.1,
+    "calibration_error": 0.02,
+    "reliability": [{"probability": 0.3, "relevant": 0.3, "pairs": 10}],
+    "strong_only": METRICS,
+    "combined_against_strong": {"kappa": 0.0, "kappa_95": (-0.1, 0.1)},
+    "evidence": "strong",
+    "chosen": POINT,
+    "frontier": [POINT],
+}
+
+
 def calibration(**changes: Any) -> Calibration:
     given: dict[str, Any] = {
         "strong": "versus",
@@ -30,8 +48,8 @@ def calibration(**changes: Any) -> Calibration:
         "band": (0.2, 0.6),
         "cheap": PART,
         "judges": {},
-        "fitted_on": {"subsets": {"nq": 10}},
-        "measured": {},
+        "fitted_on": {"pairs": 10, "relevant": 3, "queries": 5, "subsets": {"nq": 10}, "notes": []},
+        "measured": MEASURED,
     }
     return Calibration(**{**given, **changes})
 

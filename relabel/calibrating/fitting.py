@@ -1,11 +1,12 @@
 """Features to probability: a logistic regression, trained and cross-validated by query with scikit-learn.
 
-Nothing richer has earned its place: on TREC DL 2020 gradient boosting was worse on every set of signals (README).
+Nothing richer has earned its place: on TREC DL 2020 gradient boosting (scikit-learn's, depth 3) was worse with every
+set of signals, AUC 0.832 against 0.839 by screens alone, 0.850 against 0.864 with cheap votes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from relabel.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
 
 FOLDS = 5
 _FEWEST = 10
@@ -82,24 +84,33 @@ def fit(pairs: Sequence[Pair], names: Sequence[str], *, combined: bool = False) 
 def cross_validated(pairs: Sequence[Pair], names: Sequence[str], *, combined: bool = False) -> Floats:
     """P(false negative) of each pair by a model that has seen no pair of its query. Raises InputError."""
     values, relevant = values_of(pairs, names, combined=combined), relevant_of(pairs)
-    queries = np.array([pair.query_id for pair in pairs])
-    check_enough(relevant, queries)
     found = np.zeros(len(pairs))
-    folds = StratifiedGroupKFold(min(FOLDS, len(set(queries))), shuffle=True, random_state=0)
-    for train, test in folds.split(values, relevant, queries):
-        if relevant[train].all() or not relevant[train].any():
-            raise InputError("the relevant pairs are of too few queries to cross-validate by query; label more queries")
+    for train, test in folds(pairs):
         found[test] = Model(names, values[train], relevant[train]).probability(values[test])
     return found
 
 
-def check_enough(relevant: Flags, queries: npt.NDArray[np.str_]) -> None:
+def folds(pairs: Sequence[Pair]) -> Iterator[tuple[Places, Places]]:
+    """The places of the pairs to train on and to test on, all pairs of a query on one side. Raises InputError."""
+    relevant, queries = relevant_of(pairs), np.array([pair.query_id for pair in pairs])
+    of_each = [len(set(queries[relevant])), len(set(queries[~relevant]))]
+    if min(of_each) < 2:
+        raise InputError("the relevant pairs, or the others, are all of one query; label more queries")
+    parts = StratifiedGroupKFold(min(FOLDS, len(set(queries))), shuffle=True, random_state=0)
+    for train, test in parts.split(queries, relevant, queries):
+        if relevant[train].all() or not relevant[train].any():
+            raise InputError("the relevant pairs are of too few queries to cross-validate by query; label more queries")
+        yield train, test
+
+
+def check_enough(pairs: Sequence[Pair]) -> None:
     """Refuse what nothing can be learnt from. Raises InputError."""
+    relevant, queries = relevant_of(pairs), {pair.query_id for pair in pairs}
     positives, negatives = int(relevant.sum()), int((~relevant).sum())
-    if min(positives, negatives) < _FEWEST or len(set(queries)) < FOLDS:
+    if min(positives, negatives) < _FEWEST or len(queries) < FOLDS:
         raise InputError(
-            f"found {positives:,} relevant and {negatives:,} other labelled pairs of {len(set(queries)):,} queries; a "
-            f"fit needs {_FEWEST} of each kind and {FOLDS} queries at least, and 200 pairs of 30 queries to be of use"
+            f"found {positives:,} relevant and {negatives:,} other labelled pairs of {len(queries):,} queries; a fit "
+            f"needs {_FEWEST} of each kind and {FOLDS} queries at least, and 200 pairs of 30 queries to be of use"
         )
 
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from relabel.calibrating.fitting import Flags, Floats, relevant_of
+from relabel.calibrating.fitting import (
+    Flags,
+    Floats,
+    Model,
+    check_enough,
+    cross_validated,
+    folds,
+    relevant_of,
+    values_of,
+)
 from relabel.calibrating.pairs import Pair
 
 RESAMPLES = 1000
 SHARES = tuple(round(0.05 * step, 2) for step in range(21))
 _THRESHOLDS = 200
 _METRICS = ("kappa", "precision", "recall", "f1")
+
+
+Chooser = Callable[["Judged", Floats], float]
+"""Chooses the probability from which on a candidate is called a false negative."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,37 @@ def best_threshold(judged: Judged, probability: Floats) -> float:
     return float(tried[best])
 
 
-def doubtful(probability: Floats, threshold: float, share: float) -> Flags:
+@dataclass(frozen=True)
+class Predicted:
+    """P(false negative) of pairs, each with the threshold that it is held against."""
+
+    probability: Floats
+    threshold: Floats
+
+    def found(self, share: float, strong: Flags) -> Flags:
+        """The decisions where the share that is most in doubt goes to the strong judge."""
+        return decided(self.probability, self.threshold, doubtful(self.probability, self.threshold, share), strong)
+
+    @property
+    def alone(self) -> Flags:
+        """The decisions without any strong call."""
+        found: Flags = self.probability >= self.threshold
+        return found
+
+
+def predicted(pairs: Sequence[Pair], names: Sequence[str], choose: Chooser, *, combined: bool = False) -> Predicted:
+    """P(false negative) and threshold of each pair, learnt from pairs of other queries alone. Raises InputError."""
+    check_enough(pairs)
+    values, relevant = values_of(pairs, names, combined=combined), relevant_of(pairs)
+    probability, threshold = np.zeros(len(pairs)), np.zeros(len(pairs))
+    for train, test in folds(pairs):
+        probability[test] = Model(names, values[train], relevant[train]).probability(values[test])
+        others = [pairs[place] for place in train]
+        threshold[test] = choose(Judged.of(others), cross_validated(others, names, combined=combined))
+    return Predicted(probability, threshold)
+
+
+def doubtful(probability: Floats, threshold: float | Floats, share: float) -> Flags:
     """The share of candidates whose probability is nearest to the threshold."""
     found = np.zeros(len(probability), dtype=np.bool_)
     nearest = np.argsort(np.abs(probability - threshold), kind="stable")
@@ -100,7 +143,7 @@ def band(probability: Floats, threshold: float, share: float) -> tuple[float, fl
     return max(0.0, round(threshold - width, 6)), min(1.0, round(threshold + width, 6))
 
 
-def decided(probability: Floats, threshold: float, unsure: Flags, strong: Flags) -> Flags:
+def decided(probability: Floats, threshold: float | Floats, unsure: Flags, strong: Flags) -> Flags:
     """What the cascade says: the strong evidence where it is unsure, else whether P is above the threshold."""
     found: Flags = np.where(unsure, strong, probability >= threshold)
     return found

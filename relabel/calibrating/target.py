@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from relabel.calibrating.fitting import Flags, Floats
-from relabel.calibrating.frontier import SHARES, Judged, best_threshold, decided, doubtful
+from relabel.calibrating.frontier import SHARES, Judged, Predicted, best_threshold
 from relabel.errors import ConfigError
 
 
@@ -62,9 +62,7 @@ class Target:
             return self.loss.alarm / (self.loss.alarm + self.loss.miss)
         return best_threshold(judged, probability)
 
-    def escalated(
-        self, judged: Judged, probability: Floats, threshold: float, strong: Flags, price: float | None
-    ) -> float:
+    def escalated(self, judged: Judged, cheap: Predicted, strong: Flags, price: float | None) -> float:
         """The share to escalate. Raises ConfigError where a cost is named and the price is not known."""
         if self.share is not None:
             return self.share
@@ -72,16 +70,13 @@ class Target:
             if price is None:
                 raise ConfigError("--usd needs to know what a strong verdict costs: --strong-price, in US dollars")
             return min(1.0, self.usd / 1000 / price) if price else 1.0
-        assert self.loss is not None
-        losses = [self._loss(judged, probability, threshold, strong, share) for share in SHARES]
+        losses = [self._loss(judged, cheap.found(share, strong), share) for share in SHARES]
         return SHARES[int(np.argmin(losses))]
 
-    def _loss(self, judged: Judged, probability: Floats, threshold: float, strong: Flags, share: float) -> float:
+    def _loss(self, judged: Judged, found: Flags, share: float) -> float:
         assert self.loss is not None
-        found = decided(probability, threshold, doubtful(probability, threshold, share), strong)
-        missed, alarms = (judged.relevant & ~found).sum(), (found & ~judged.relevant).sum()
-        calls = share * len(probability)
-        return float(self.loss.miss * missed + self.loss.alarm * alarms + self.loss.call * calls)
+        missed, alarms = int((judged.relevant & ~found).sum()), int((found & ~judged.relevant).sum())
+        return self.loss.miss * missed + self.loss.alarm * alarms + self.loss.call * share * len(found)
 
     def as_dict(self) -> dict[str, float]:
         """For calibration.json."""

@@ -24,8 +24,17 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from relabel.calibrating.calibrate import strong_of
-from relabel.calibrating.fitting import Flags, Floats, cross_validated, fit, usable, values_of
-from relabel.calibrating.frontier import Judged, best_threshold, decided, difference, doubtful, kappa_of, measured
+from relabel.calibrating.fitting import Flags, check_enough, cross_validated, fit, usable, values_of
+from relabel.calibrating.frontier import (
+    Judged,
+    Predicted,
+    best_threshold,
+    decided,
+    difference,
+    kappa_of,
+    measured,
+    predicted,
+)
 from relabel.calibrating.pairs import Name, Pair, Pairs
 from relabel.calibrating.tables import Table
 from relabel.config import ScreenSettings
@@ -37,7 +46,6 @@ from relabel.screens import make_screen
 from relabel.signals import features
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-STRONG = "strong"
 _KINDS = ("samples", "prompt_votes")
 _DRAWS = 20
 """Random choices that the third baseline is the mean of."""
@@ -172,31 +180,19 @@ def top_of(data: Collection, signal: str) -> float:
     return max((max(said[signal]) for said in data.votes.values() if signal in said), default=0.0)
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """P(false negative) of the measured candidates, and the threshold that agreed best with people on the fitted."""
-
-    probability: Floats
-    threshold: float
-
-    def found(self, strong: Flags, share: float) -> Flags:
-        """The decisions at a share of strong calls."""
-        return decided(self.probability, self.threshold, doubtful(self.probability, self.threshold, share), strong)
-
-
-def predict(fitted: Pairs, data: Pairs | None, names: Sequence[str], *, combined: bool = False) -> Predicted:
+def predict(fitted: Pairs, data: Pairs | None, names: Sequence[str]) -> Predicted:
     """Fitted on one collection for another, or cross-validated by query where there is none. Of `data` only the
     features are looked at.
     """
-    own = cross_validated(fitted.pairs, names, combined=combined)
-    threshold = best_threshold(Judged.of(fitted.pairs), own)
     if data is None:
-        return Predicted(own, threshold)
-    model = fit(fitted.pairs, names, combined=combined)
-    return Predicted(model.probability(values_of(data.pairs, names, combined=combined)), threshold)
+        return predicted(fitted.pairs, names, best_threshold)
+    check_enough(fitted.pairs)
+    threshold = best_threshold(Judged.of(fitted.pairs), cross_validated(fitted.pairs, names))
+    probability = fit(fitted.pairs, names).probability(values_of(data.pairs, names))
+    return Predicted(probability, np.full(len(probability), threshold))
 
 
-def at_random(judged: Judged, predicted: Predicted, strong: Flags, share: float) -> float:
+def at_random(judged: Judged, found: Predicted, strong: Flags, share: float) -> float:
     """Kappa where as many strong calls go to candidates drawn at random, on the average."""
     rng = np.random.default_rng(0)
     count = round(share * len(strong))
@@ -204,7 +200,7 @@ def at_random(judged: Judged, predicted: Predicted, strong: Flags, share: float)
     for _ in range(_DRAWS):
         drawn = np.zeros(len(strong), dtype=np.bool_)
         drawn[rng.permutation(len(strong))[:count]] = True
-        kappas.append(kappa_of(judged, decided(predicted.probability, predicted.threshold, drawn, strong)))
+        kappas.append(kappa_of(judged, decided(found.probability, found.threshold, drawn, strong)))
     return float(np.mean(kappas))
 
 
@@ -277,20 +273,20 @@ class Compared:
         if flag:
             sent = np.array([flagged[pair.query_id, pair.docid] for pair in data.pairs])
             share = round(float(sent.mean()), 4)
-            against = difference(self.judged, full.found(strong, share), sent & strong)
+            against = difference(self.judged, full.found(share, strong), sent & strong)
             self.rlhn = {"share": share, **measured(self.judged, sent & strong), "calibrated_less_rlhn": against}
-        alone = measured(self.judged, free.probability >= free.threshold)
+        alone = measured(self.judged, free.alone)
         self.free_only = {"auc": round(float(roc_auc_score(self.judged.relevant, free.probability)), 4), **alone}
         self.frontier = [self._row(full, strong, share) for share in SHARES]
         self.free_frontier = [self._row(free, strong, share) for share in SHARES]
 
-    def _row(self, predicted: Predicted, strong: Flags, share: float) -> dict[str, Any]:
-        found = predicted.found(strong, share)
+    def _row(self, found: Predicted, strong: Flags, share: float) -> dict[str, Any]:
+        decisions = found.found(share, strong)
         return {
             "share": share,
-            **measured(self.judged, found),
-            "less_strong_only": difference(self.judged, found, strong),
-            "random": round(at_random(self.judged, predicted, strong, share), 4),
+            **measured(self.judged, decisions),
+            "less_strong_only": difference(self.judged, decisions, strong),
+            "random": round(at_random(self.judged, found, strong, share), 4),
         }
 
     def as_dict(self) -> dict[str, Any]:

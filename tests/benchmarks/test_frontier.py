@@ -84,7 +84,7 @@ def test_human_labels_of_the_measured_file_change_no_probability(tmp_path: Path)
     )
     assert one.full.probability.tolist() == two.full.probability.tolist()
     assert one.free.probability.tolist() == two.free.probability.tolist()
-    assert one.full.threshold == two.full.threshold
+    assert one.full.threshold.tolist() == two.full.threshold.tolist()
     assert one.frontier != two.frontier
 
 

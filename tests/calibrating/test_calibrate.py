@@ -22,35 +22,35 @@ def test_the_band_holds_about_the_share_that_was_asked_for() -> None:
     found = calibrate(pairs, Target(share=0.3), 2)
     unsure = np.mean([found.label(found.cheap.probability(pair.cheap)) == "unsure" for pair in pairs.pairs])
     assert unsure == pytest.approx(0.3, abs=0.05)
-    assert found.measured["chosen"]["share"] == 0.3
+    assert found.measured.chosen.share == 0.3
 
 
 def test_a_better_strong_judge_makes_escalating_worth_more() -> None:
     found = calibrate(drawn(100, strong_right=0.98), Target(share=0.3), 2).measured
-    kappas = {row["share"]: row["kappa"] for row in found["frontier"]}
+    kappas = {row.share: row.kappa for row in found.frontier}
     assert list(kappas) == list(SHARES)
-    assert kappas[0.0] < kappas[0.3] < kappas[1.0] == found["strong_only"]["kappa"]
+    assert kappas[0.0] < kappas[0.3] < kappas[1.0] == found.strong_only.kappa
 
 
 def test_the_strong_verdict_stands_alone_unless_the_rest_helps_it() -> None:
     assert calibrate(drawn(100, strong_right=0.98), Target(share=0.3), 2).combined is None
     helped = calibrate(drawn(200, strong_right=0.75), Target(share=1.0), 2)
     assert helped.combined is not None
-    assert helped.measured["combined_against_strong"]["kappa_95"][0] > 0
+    assert helped.measured.combined_against_strong.kappa_95[0] > 0
     assert "strong.grade" in [one.feature for one in helped.combined.weights]
-    assert helped.measured["evidence"] == "combined"
+    assert helped.measured.evidence == "combined"
 
 
 def test_an_abstention_of_the_strong_judge_finds_nothing() -> None:
     pairs = drawn()
     silent = Pairs([replace(pair, finds=None, strong={}) for pair in pairs.pairs], "strong", pairs.cheap, pairs.strong)
-    assert calibrate(silent, Target(share=1.0), 2).measured["strong_only"]["recall"] == 0
+    assert calibrate(silent, Target(share=1.0), 2).measured.strong_only.recall == 0
 
 
 def test_a_cost_is_a_share_by_the_price_of_a_call() -> None:
     found = calibrate(drawn(usd=0.002), Target(usd=0.5), 2)
-    assert found.measured["chosen"]["share"] == 0.25
-    assert found.measured["chosen"]["usd"] == pytest.approx(0.5)
+    assert found.measured.chosen.share == 0.25
+    assert found.measured.chosen.usd == pytest.approx(0.5)
     with pytest.raises(ConfigError, match="--strong-price"):
         calibrate(drawn(), Target(usd=0.5), 2)
 
@@ -59,8 +59,8 @@ def test_a_loss_sets_the_threshold_and_weighs_calls_against_mistakes() -> None:
     cheap_calls = calibrate(drawn(100, strong_right=0.98), Target(loss=Loss(3, 1, 0.0)), 2)
     dear_calls = calibrate(drawn(100, strong_right=0.98), Target(loss=Loss(3, 1, 2.0)), 2)
     assert cheap_calls.cheap.threshold == dear_calls.cheap.threshold == 0.25
-    assert cheap_calls.measured["chosen"]["share"] > 0.5
-    assert dear_calls.measured["chosen"]["share"] == 0
+    assert cheap_calls.measured.chosen.share > 0.5
+    assert dear_calls.measured.chosen.share == 0
 
 
 def test_cheap_judges_that_say_nothing_are_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("sklearn", reason="needs the extra `calibrate`")
 
-from relabel.calibrating.fitting import cross_validated, fit, relevant_of, usable, values_of
+from relabel.calibrating.fitting import check_enough, cross_validated, fit, relevant_of, usable, values_of
 from relabel.calibrating.pairs import Pair, Pairs
 from relabel.errors import InputError
 from tests.calibrating.shared import CHEAP, drawn
@@ -67,4 +67,10 @@ def test_a_feature_that_is_the_same_for_all_is_left_out() -> None:
 @pytest.mark.parametrize(("queries", "each"), [(2, 50), (40, 0), (4, 4)])
 def test_too_little_is_refused_with_what_would_do(queries: int, each: int) -> None:
     with pytest.raises(InputError, match="a fit needs 10 of each kind and 5 queries at least"):
-        cross_validated(drawn(queries, each).pairs, CHEAP)
+        check_enough(drawn(queries, each).pairs)
+
+
+def test_relevant_pairs_of_one_query_are_refused() -> None:
+    pairs = [replace(pair, relevant=pair.query_id == "q0") for pair in drawn().pairs]
+    with pytest.raises(InputError, match="all of one query; label more queries"):
+        cross_validated(pairs, CHEAP)

@@ -21,8 +21,10 @@ from relabel.calibrating.frontier import (
     doubtful,
     kappa_of,
     measured,
+    predicted,
     reliability,
 )
+from relabel.calibrating.pairs import Pair
 
 FLAGS = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 4)), min_size=2, max_size=60)
 
@@ -92,6 +94,17 @@ def test_the_strong_verdict_stands_where_there_is_doubt() -> None:
     unsure = np.array([False, True, True, False])
     found = decided(np.array([0.1, 0.4, 0.6, 0.9]), 0.5, unsure, np.array([True, True, False, False]))
     assert found.tolist() == [False, True, False, True]
+
+
+def test_noise_agrees_with_nobody_as_thresholds_have_not_seen_the_query_either() -> None:
+    rng = np.random.default_rng(5)
+    pairs = [
+        Pair(f"{query}", f"{place}", {"noise.score": rng.random()}, {}, None, bool(rng.random() < 0.3))
+        for query in range(60)
+        for place in range(10)
+    ]
+    alone = predicted(pairs, ["noise.score"], best_threshold).alone
+    assert abs(kappa_of(Judged.of(pairs), alone)) < 0.08
 
 
 def test_the_best_threshold_parts_what_can_be_parted() -> None:

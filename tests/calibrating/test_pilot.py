@@ -15,7 +15,9 @@ pytest.importorskip("sklearn", reason="needs the extra `calibrate`")
 
 from relabel.calibrating.files import calibrated, gather
 from relabel.errors import ConfigError, InputError, Unfinished
-from relabel.folder import recorded_config
+from relabel.estimate import estimate
+from relabel.folder import open_run, recorded_config
+from relabel.loading import load_config
 from relabel.runs import export_run, run
 from relabel.testing import LabelledJudge, ReplyServer
 from tests.test_calibration import calibration
@@ -221,6 +223,14 @@ def test_bad_input_is_said_in_one_message(bad: Callable[..., str], tmp_path: Pat
     assert "nowhere: no such file; expected JSON Lines or Parquet" in bad("nowhere", *options)
     assert "none: no such file" in bad("table.jsonl", "--labels", "none", *options[2:])
     assert ".: neither a run's folder nor a file" in bad(".", *options)
-    assert "the cheap judges say the same of all 1 labelled pairs" in bad("table.jsonl", *options)
+    assert "found 1 relevant and 0 other labelled pairs of 1 queries; a fit needs 10" in bad("table.jsonl", *options)
     assert "--share and --usd: name one" in bad("table.jsonl", *options, "--share", "0.1", "--usd", "1")
     assert not (tmp_path / "calibration.json").exists()
+
+
+def test_an_estimate_knows_what_share_the_calibration_lets_through(server: ReplyServer, tmp_path: Path) -> None:
+    config = load_config(calibrated_config(tmp_path, server), [f"input.path={tmp_path / 'pilot.jsonl'}"])
+    snippet, versus = estimate(open_run(config), None)
+    assert snippet.calls == QUERIES * (EACH + 1)
+    assert versus.calls == round(0.3 * QUERIES * EACH)
+    assert versus.basis == "30% of the candidates, as its calibration was told"
