@@ -103,7 +103,7 @@ class ScreenSettings(Settings):
     revision: str | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     device: str | None = None
-    batch: int = Field(32, ge=1)
+    batch: int = Field(16, ge=1)
     cache: str | None = None
 
     @property

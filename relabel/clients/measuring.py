@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,20 +72,33 @@ class Embedder:
     def _vectors(self, texts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Vectors]:
         found = self._cache.get(texts)
         for side, encode in (("query", self._model.encode_query), ("document", self._model.encode_document)):
-            missing = sorted((text for text in texts if text[0] == side and text not in found), key=lambda t: len(t[1]))
-            if missing:
+            missing = [text for text in texts if text[0] == side and text not in found]
+            new: dict[tuple[str, str], Vectors] = {}
+            for some in self._alike(missing):
                 encoded = encode(
-                    [text for _, text in missing],
+                    [text for _, text in some],
                     batch_size=self._batch,
                     normalize_embeddings=True,
                     show_progress_bar=False,
                     convert_to_tensor=True,
                 )
-                made = encoded.float().cpu().numpy().astype(np.float16).astype(np.float32)  # as the cache gives it back
-                new = dict(zip(missing, made, strict=True))
+                made = encoded.float().cpu().numpy().astype(np.float16)  # as the cache keeps it
+                new |= zip(some, made.astype(np.float32), strict=True)
+            if new:
                 self._cache.put(new)
-                found |= new
+            found |= new
         return found
+
+    def _alike(self, texts: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+        """The texts in batches of like length, in tokens: hardly anything is padded."""
+        if not texts:
+            return
+        tokenizer: Any = self._model.tokenizer
+        words = [text for _, text in texts]
+        lengths = list(map(len, tokenizer(words, truncation=True)["input_ids"] if callable(tokenizer) else words))
+        by_length = sorted(range(len(texts)), key=lengths.__getitem__)
+        for start in range(0, len(texts), self._batch):
+            yield [texts[place] for place in by_length[start : start + self._batch]]
 
 
 class Scorer:

@@ -221,9 +221,9 @@ def compare(given: Any) -> Compared:
     """Fit on one file and predict for the other. Raises RelabelError."""
     data = read(given.data, given.relevant)
     fit_data = data if given.same else read(given.fit, given.relevant)
-    if given.strong not in data.signals & fit_data.signals:
-        known = ", ".join(sorted(data.signals & fit_data.signals)) or "none"
-        raise ConfigError(f"--strong {given.strong}: no such judge in both files; they share {known}")
+    if given.strong not in data.signals:
+        known = ", ".join(sorted(data.signals)) or "none"
+        raise ConfigError(f"--strong {given.strong}: {given.data.name} has no such judge; it has {known}")
     cheap = [signal for signal in given.cheap if signal in fit_data.signals & data.signals and signal != given.strong]
     for signal in given.cheap:
         if signal not in cheap:

@@ -117,5 +117,5 @@ def test_the_labelled_positive_is_the_first_of_the_best(tmp_path: Path) -> None:
 
 def test_a_judge_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = file(tmp_path, "fit", rows(1))
-    with pytest.raises(SystemExit, match="--strong nobody: no such judge in both files; they share"):
+    with pytest.raises(SystemExit, match="--strong nobody: fit has no such judge; it has"):
         main([*options(path, path), "--strong", "nobody"])
