@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import orjson
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
@@ -79,37 +79,26 @@ class LLMJudgeSettings(Settings):
             raise ValueError(f"cannot be sent as JSON: {fault}") from None
 
 
+_WORDS = ("exact-duplicate", "near-duplicate", "lexical", "mined")
+_MODELS = ("embedding", "cross-encoder")
+
 _THRESHOLDS = {"score": 0.95, "share": 0.95, "margin": 0.05}
 """The usual thresholds, by rule: those of NV-Retriever, and for scores from 0 to 1."""
 
-_OF_MODELS = {"to", "model", "revision", "dtype", "device", "batch", "cache"}
-"""Settings of screens that a model answers."""
-
 
 class ScreenSettings(Settings):
-    """A judge that needs no LLM.
-
-    By `rule` a candidate is too close (relabel.screens.rules): `score` holds it against the threshold itself; `share`,
-    `margin` and `spread` against the closest positive. A `model` embeds (any of sentence-transformers) or scores
-    (a cross-encoder); `to` says what closeness of embeddings is asked for, `cache` where vectors are kept (the run's
-    folder unless named).
+    """A judge that needs no LLM. By `rule` a candidate is too close (relabel.screens.rules): `score` holds it against
+    the threshold itself; `share`, `margin` and `spread` against the closest positive.
     """
 
-    screen: Literal["exact-duplicate", "near-duplicate", "lexical", "mined", "embedding", "cross-encoder"]
+    screen: str
     rule: Literal["score", "share", "margin", "spread"] | None = None
     threshold: float | None = None
-    to: Literal["query", "positives"] = "query"
-    model: str | None = None
-    revision: str | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    device: str | None = None
-    batch: int = Field(16, ge=1)
-    cache: str | None = None
 
     @property
     def by(self) -> str:
         """The rule: a positive-aware one unless the screen compares with the positives already."""
-        return self.rule or ("score" if self._is_duplicates or self.to == "positives" else "share")
+        return self.rule or ("score" if self._compares_with_positives else "share")
 
     @property
     def limit(self) -> float:
@@ -117,28 +106,79 @@ class ScreenSettings(Settings):
         return _THRESHOLDS[self.by] if self.threshold is None else self.threshold
 
     @property
-    def _is_duplicates(self) -> bool:
-        return self.screen in ("exact-duplicate", "near-duplicate")
-
-    @model_validator(mode="after")
-    def _sound(self) -> ScreenSettings:
-        asks = self.screen in ("embedding", "cross-encoder")
-        if asks and self.model is None:
-            raise ValueError(f"the screen {self.screen!r} needs a `model` of sentence-transformers: a name or a folder")
-        for name in sorted(_OF_MODELS if not asks else {"to"} if self.screen == "cross-encoder" else ()):
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name!r} means nothing to the screen {self.screen!r}")
-        if self._is_duplicates and self.by != "score":
-            raise ValueError(f"the screen {self.screen!r} compares with the positives already: its rule is 'score'")
-        if self.threshold is None and (self.by == "spread" or (self.by == "score" and not self._within_one)):
-            raise ValueError(f"the rule {self.by!r} of the screen {self.screen!r} has no usual threshold: name one")
-        if self.by in ("share", "spread", "margin") and self.threshold is not None and self.threshold < 0:
-            raise ValueError(f"threshold is {self.threshold:g}; for the rule {self.by!r} it is 0 or more")
-        return self
+    def _compares_with_positives(self) -> bool:
+        return False
 
     @property
     def _within_one(self) -> bool:
-        return self.screen not in ("mined", "cross-encoder")
+        """Whether scores lie between 0 and 1."""
+        return True
+
+    @model_validator(mode="after")
+    def _has_threshold(self) -> Self:
+        if self.threshold is None and (self.by == "spread" or (self.by == "score" and not self._within_one)):
+            raise ValueError(f"the rule {self.by!r} of the screen {self.screen!r} has no usual threshold: name one")
+        if self.by != "score" and self.threshold is not None and self.threshold < 0:
+            raise ValueError(f"threshold is {self.threshold:g}; for the rule {self.by!r} it is 0 or more")
+        return self
+
+
+class WordScreenSettings(ScreenSettings):
+    """A screen of words, or of the scores that the mining left."""
+
+    screen: Literal["exact-duplicate", "near-duplicate", "lexical", "mined"]
+
+    @property
+    def _compares_with_positives(self) -> bool:
+        return self.screen in ("exact-duplicate", "near-duplicate")
+
+    @property
+    def _within_one(self) -> bool:
+        return self.screen != "mined"
+
+    @field_validator("screen", mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        if given not in _WORDS:
+            raise ValueError(f"no screen {given!r}; expected {', '.join((*_WORDS, *_MODELS))}")
+        return given
+
+    @model_validator(mode="after")
+    def _by_score(self) -> Self:
+        if self._compares_with_positives and self.by != "score":
+            raise ValueError(f"the screen {self.screen!r} compares with the positives already: its rule is 'score'")
+        return self
+
+
+class ModelScreenSettings(ScreenSettings):
+    """A screen that asks a model in this process, any of sentence-transformers, a name or a folder. `to` says what
+    closeness of embeddings is asked for, `cache` where vectors are kept (the run's folder unless named).
+    """
+
+    screen: Literal["embedding", "cross-encoder"]
+    model: str = Field(min_length=1)
+    to: Literal["query", "positives"] = "query"
+    revision: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    device: str | None = None
+    batch: int = Field(16, ge=1)
+    cache: str | None = None
+
+    @property
+    def _compares_with_positives(self) -> bool:
+        return self.screen == "embedding" and self.to == "positives"
+
+    @property
+    def _within_one(self) -> bool:
+        return self.screen == "embedding"
+
+    @model_validator(mode="after")
+    def _embeds(self) -> Self:
+        if self.screen == "cross-encoder" and self.to == "positives":
+            raise ValueError(
+                "a cross-encoder scores a passage for the query; only embeddings can be held `to: positives`"
+            )
+        return self
 
 
 class CalibratedSettings(Settings):
@@ -152,17 +192,21 @@ class CalibratedSettings(Settings):
     part: Literal["cheap", "combined"] = "cheap"
 
 
+_KINDS = {WordScreenSettings: "words", ModelScreenSettings: "model", CalibratedSettings: "calibration"}
+
+
 def _judge_kind(given: Any) -> str:
-    if isinstance(given, dict):
-        return next((kind for kind in ("screen", "calibration") if kind in given), "llm")
-    if isinstance(given, ScreenSettings):
-        return "screen"
-    return "calibration" if isinstance(given, CalibratedSettings) else "llm"
+    if not isinstance(given, dict):
+        return next((kind for settings, kind in _KINDS.items() if isinstance(given, settings)), "llm")
+    if "screen" in given:
+        return "model" if given["screen"] in _MODELS else "words"
+    return "calibration" if "calibration" in given else "llm"
 
 
 JudgeSettings = Annotated[
     Annotated[LLMJudgeSettings, Tag("llm")]
-    | Annotated[ScreenSettings, Tag("screen")]
+    | Annotated[WordScreenSettings, Tag("words")]
+    | Annotated[ModelScreenSettings, Tag("model")]
     | Annotated[CalibratedSettings, Tag("calibration")],
     Discriminator(_judge_kind),
 ]
@@ -323,8 +367,7 @@ class Config(Settings):
     @property
     def free(self) -> frozenset[str]:
         """Models of screens: they run on our own machine, and no budget counts them."""
-        screens = [tier.judge for tier in self.cascade if isinstance(tier.judge, ScreenSettings)]
-        return frozenset(screen.model for screen in screens if screen.model is not None)
+        return frozenset(tier.judge.model for tier in self.cascade if isinstance(tier.judge, ModelScreenSettings))
 
     @property
     def rates(self) -> dict[str, Price]:

@@ -291,7 +291,7 @@ def judges_of(opened: Opened) -> list[dict[str, str | None]]:
             label = opened.cascade.prompts[tier.judge.prompt].label
             found.append({"tier": tier.name, "judge": label, "model": tier.judge.model})
         elif isinstance(tier.judge, ScreenSettings):
-            found.append({"tier": tier.name, "judge": tier.judge.screen, "model": tier.judge.model})
+            found.append({"tier": tier.name, "judge": tier.judge.screen, "model": getattr(tier.judge, "model", None)})
         else:
             found.append({"tier": tier.name, "judge": opened.cascade.calibrated[tier.name].name, "model": None})
     return found

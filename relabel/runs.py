@@ -17,7 +17,7 @@ from relabel.asker import Asker, Progress, TierProgress, most_open
 from relabel.cascade import Cascade
 from relabel.clients import Client, make_client
 from relabel.clients.screen import ScreenClient
-from relabel.config import Config, LedgerSettings, LLMJudgeSettings, ScreenSettings
+from relabel.config import Config, LedgerSettings, LLMJudgeSettings, ModelScreenSettings, ScreenSettings
 from relabel.costs import Prices
 from relabel.engine import Watch, answer, interruptible, watched
 from relabel.errors import ConfigError, Damaged, InputError, RunStopped, Unfinished
@@ -167,7 +167,7 @@ def _clients(opened: Opened, say: Callable[[str], None]) -> dict[str, Client]:
         _refuse_batches(opened.folder)
     found = {name: make_client(name, config.clients[name], say, opened.folder) for name in used}
     for tier in config.cascade:
-        if isinstance(tier.judge, ScreenSettings) and tier.judge.model is not None:
+        if isinstance(tier.judge, ModelScreenSettings):
             found[client_of(tier.name)] = ScreenClient(tier.judge, say, opened.folder)
     return found
 

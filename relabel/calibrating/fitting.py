@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
 
 from relabel.calibrating.pairs import Pair
 from relabel.calibration import Part, Weight
@@ -31,16 +32,11 @@ class Model:
 
     def __init__(self, names: Sequence[str], values: Floats, relevant: Flags) -> None:
         """`values` has a row for each pair and a column for each name; NaN where a feature is missing."""
-        known = ~np.isnan(values)
         self._names = names
-        self._mean = np.array(
-            [column[has].mean() if has.any() else 0.0 for column, has in zip(values.T, known.T, strict=True)]
-        )
-        spread = np.array(
-            [column[has].std() if has.any() else 0.0 for column, has in zip(values.T, known.T, strict=True)]
-        )
-        self._scale = np.where(spread > 0, spread, 1.0)
-        self._absent = np.array([not column.all() for column in known.T], dtype=np.bool_)
+        with np.errstate(invalid="ignore"):  # in a fold a feature may be missing throughout
+            scaler = StandardScaler().fit(values)
+        self._mean, self._scale = np.nan_to_num(scaler.mean_), np.nan_to_num(scaler.scale_, nan=1.0)
+        self._absent: Flags = np.array(np.isnan(values).any(axis=0))
         self._model = LogisticRegression(max_iter=1000).fit(self._inputs(values), relevant)
 
     def probability(self, values: Floats) -> Floats:

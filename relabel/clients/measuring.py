@@ -16,7 +16,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
-from relabel.config import ScreenSettings
+from relabel.config import ModelScreenSettings
 from relabel.errors import RunStopped
 from relabel.records import Reply, Request
 
@@ -36,7 +36,7 @@ class Measuring(Protocol):
         """Let go of it."""
 
 
-def load(settings: ScreenSettings, cache: Path) -> Measuring:
+def load(settings: ModelScreenSettings, cache: Path) -> Measuring:
     """The model of a screen; raises whatever its library raises."""
     disable_progress_bar()
     options: dict[str, Any] = {
@@ -45,7 +45,7 @@ def load(settings: ScreenSettings, cache: Path) -> Measuring:
         "model_kwargs": {"dtype": getattr(torch, settings.dtype)},
     }
     if settings.screen == "cross-encoder":
-        return Scorer(CrossEncoder(settings.model or "", **options), settings.batch)
+        return Scorer(CrossEncoder(settings.model, **options), settings.batch)
     name = f"{settings.model} {settings.revision or ''} {settings.dtype}"
     return Embedder(SentenceTransformer(settings.model, **options), settings.batch, VectorCache(cache, name))
 

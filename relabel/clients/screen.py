@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relabel.config import ScreenSettings
+from relabel.config import ModelScreenSettings
 from relabel.errors import RunStopped
 from relabel.records import Reply, Request
 
@@ -29,7 +29,7 @@ class ScreenClient:
 
     concurrency = 64
 
-    def __init__(self, settings: ScreenSettings, say: Callable[[str], None], folder: Path) -> None:
+    def __init__(self, settings: ModelScreenSettings, say: Callable[[str], None], folder: Path) -> None:
         self.endpoint = f"screen:{settings.model}"
         self._settings = settings
         self._say = say

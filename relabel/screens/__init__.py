@@ -6,7 +6,7 @@ negative; it only says that this screen found nothing. What it measured stands i
 
 from __future__ import annotations
 
-from relabel.config import ScreenSettings
+from relabel.config import ModelScreenSettings, WordScreenSettings
 from relabel.judges import Judge
 from relabel.screens.models import ModelScreen
 from relabel.screens.words import WordScreen
@@ -14,6 +14,6 @@ from relabel.screens.words import WordScreen
 __all__ = ["make_screen"]
 
 
-def make_screen(tier: str, settings: ScreenSettings) -> Judge:
+def make_screen(tier: str, settings: WordScreenSettings | ModelScreenSettings) -> Judge:
     """The screen for its settings, as the judge of a tier."""
-    return ModelScreen(tier, settings) if settings.model is not None else WordScreen(tier, settings)
+    return ModelScreen(tier, settings) if isinstance(settings, ModelScreenSettings) else WordScreen(tier, settings)

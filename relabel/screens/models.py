@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from relabel.config import ScreenSettings
+from relabel.config import ModelScreenSettings
 from relabel.judges import EMPTY_TEXT, Found, has_text
 from relabel.records import UNANSWERED, Asking, Call, Case, Instance, Passage, Reply, Request, Verdict
 from relabel.screens.rules import CLEAR, CLOSE, labels
@@ -33,7 +33,7 @@ CROSS_ENCODER = ("to_query", "of_positives")
 class ModelScreen:
     """Holds what a model measured against the positives, as a tier's judge."""
 
-    def __init__(self, tier: str, settings: ScreenSettings) -> None:
+    def __init__(self, tier: str, settings: ModelScreenSettings) -> None:
         self._tier = tier
         self._settings = settings
         self.name: str = settings.screen
@@ -61,7 +61,7 @@ class ModelScreen:
         texts += [("candidate", text_of(one)) for one in candidates]
         messages = tuple({"role": role, "content": text} for role, text in texts)
         sampling = {"screen": settings.screen, "dtype": settings.dtype}
-        return Request(settings.model or "", messages, sampling, model_revision=settings.revision)
+        return Request(settings.model, messages, sampling, model_revision=settings.revision)
 
     def _verdicts(self, reply: Reply | None, key: str, count: int) -> list[Verdict]:
         if reply is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rapidfuzz import fuzz, utils
 
-from relabel.config import ScreenSettings
+from relabel.config import WordScreenSettings
 from relabel.judges import Found
 from relabel.records import Asking, Case, Instance, Passage, Verdict
 from relabel.screens.rules import CLEAR, CLOSE, labels
@@ -20,7 +20,7 @@ _SAYS = {"exact-duplicate": "duplicate", "near-duplicate": "near-duplicate"}
 class WordScreen:
     """One of the screens below, by name, as a tier's judge."""
 
-    def __init__(self, tier: str, settings: ScreenSettings) -> None:
+    def __init__(self, tier: str, settings: WordScreenSettings) -> None:
         self._tier = tier
         self._settings = settings
         self.name: str = settings.screen

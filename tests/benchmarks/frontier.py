@@ -37,7 +37,7 @@ from relabel.calibrating.frontier import (
 )
 from relabel.calibrating.pairs import Name, Pair, Pairs
 from relabel.calibrating.tables import Table
-from relabel.config import ScreenSettings
+from relabel.config import ModelScreenSettings, WordScreenSettings
 from relabel.errors import ConfigError, RelabelError
 from relabel.formats.storage import open_store
 from relabel.judges import Judge
@@ -105,9 +105,12 @@ def votes_of(row: dict[str, Any]) -> Iterable[tuple[str, list[float]]]:
 
 def screens(embedder: str | None) -> dict[str, Judge]:
     """The free judges: near-duplicates, and closeness by an embedder, or by words where there is none."""
-    words, vectors = ScreenSettings(screen="lexical"), ScreenSettings(screen="embedding", model=embedder or "-")
-    settings = {"near": ScreenSettings(screen="near-duplicate")}
-    settings |= {"lexical": words} if embedder is None else {"embedding": vectors}
+    settings: dict[str, WordScreenSettings | ModelScreenSettings]
+    settings = {"near": WordScreenSettings(screen="near-duplicate")}
+    if embedder is None:
+        settings["lexical"] = WordScreenSettings(screen="lexical")
+    else:
+        settings["embedding"] = ModelScreenSettings(screen="embedding", model=embedder)
     return {tier: make_screen(tier, one) for tier, one in settings.items()}
 
 

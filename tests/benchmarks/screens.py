@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from relabel.clients.screen import ScreenClient
-from relabel.config import ScreenSettings
+from relabel.config import ModelScreenSettings, WordScreenSettings
 from relabel.formats.storage import open_store
 from relabel.judges import Judge
 from relabel.records import Case, Instance, Passage, Request
@@ -57,7 +57,7 @@ def requests(judge: Judge, of: Sequence[Instance]) -> Iterator[Request]:
 
 def candidates_per_second(name: str, of: Sequence[Instance]) -> float:
     """Of a screen of words."""
-    judge = make_screen("tier", ScreenSettings.model_validate({"screen": name}))
+    judge = make_screen("tier", WordScreenSettings.model_validate({"screen": name}))
     started = time.perf_counter()
     for instance in of:
         for _ in judge.judge(case_of(instance), "", range(len(instance.negatives))):
@@ -67,7 +67,7 @@ def candidates_per_second(name: str, of: Sequence[Instance]) -> float:
 
 def texts_per_second(model: str, of: Sequence[Instance]) -> tuple[int, float]:
     """Of the embedding screen as a run asks it, vectors on disk included; the first request only loads the model."""
-    settings = ScreenSettings(screen="embedding", model=model)
+    settings = ModelScreenSettings(screen="embedding", model=model)
     first, *rest = requests(make_screen("tier", settings), of)
     texts = len(texts_of(rest) - texts_of([first]))
 

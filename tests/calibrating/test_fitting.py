@@ -36,6 +36,14 @@ def test_so_they_do_where_features_are_missing() -> None:
     assert [part.probability(pair.cheap) for pair in pairs] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+def test_a_feature_that_a_fold_never_has_counts_for_nothing_there() -> None:
+    pairs = [
+        replace(pair, cheap=pair.cheap if pair.query_id == "q0" else {"cheap.grade": pair.cheap["cheap.grade"]})
+        for pair in drawn().pairs
+    ]
+    assert ((cross_validated(pairs, CHEAP) > 0.5) == relevant_of(pairs)).mean() > 0.7
+
+
 def test_a_pair_is_judged_by_a_model_that_has_not_seen_its_query() -> None:
     """Each query has a feature of its own that gives its label away: of no use to who has not seen the query."""
     rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from relabel.clients.screen import VECTORS, ScreenClient
-from relabel.config import ScreenSettings
+from relabel.config import ModelScreenSettings
 from relabel.errors import RunStopped
 from relabel.records import Reply, Request
 from tests.tiny_models import make_cross_encoder, make_embedder
@@ -39,7 +39,7 @@ def request(
     return Request(model, tuple({"role": role, "content": text} for role, text in texts), {})
 
 
-def answers(settings: ScreenSettings, folder: Path, *requests: Request) -> list[Reply | BaseException]:
+def answers(settings: ModelScreenSettings, folder: Path, *requests: Request) -> list[Reply | BaseException]:
     async def scenario() -> list[Reply | BaseException]:
         client = ScreenClient(settings, lambda _: None, folder)
         await client.open()
@@ -57,8 +57,8 @@ def measured(reply: Reply | BaseException) -> dict[str, list[float]]:
     return found
 
 
-def embedding(model: str, **more: Any) -> ScreenSettings:
-    return ScreenSettings(screen="embedding", model=model, **more)
+def embedding(model: str, **more: Any) -> ModelScreenSettings:
+    return ModelScreenSettings(screen="embedding", model=model, **more)
 
 
 def test_an_embedder_measures_cosines(embedder: str, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_cross_encoder_scores_positives_and_candidates(cross_encoder: str, tmp
 
     pairs = [("why?", text) for text in ("because", "for no reason", "apples")]
     expected = [float(score) for score in CrossEncoder(cross_encoder).predict(pairs)]
-    settings = ScreenSettings(screen="cross-encoder", model=cross_encoder, dtype="float32")
+    settings = ModelScreenSettings(screen="cross-encoder", model=cross_encoder, dtype="float32")
     (reply,) = answers(settings, tmp_path, request("for no reason", "apples"))
     assert measured(reply)["to_query"] == pytest.approx(expected[1:], abs=1e-4)
     assert measured(reply)["of_positives"] == pytest.approx(expected[:1] * 2, abs=1e-4)
@@ -106,7 +106,7 @@ def test_a_cross_encoder_scores_positives_and_candidates(cross_encoder: str, tmp
 
 def test_a_cross_encoder_of_several_scores_is_refused(tmp_path: Path) -> None:
     model = str(make_cross_encoder(tmp_path, labels=3))
-    (stopped,) = answers(ScreenSettings(screen="cross-encoder", model=model), tmp_path, request("one"))
+    (stopped,) = answers(ModelScreenSettings(screen="cross-encoder", model=model), tmp_path, request("one"))
     assert isinstance(stopped, RunStopped)
     assert "must give one score for a pair" in str(stopped)
 

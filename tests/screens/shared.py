@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from relabel.config import ScreenSettings
+from relabel.config import TierSettings
 from relabel.records import Call, Case, Reply, Verdict
 from relabel.screens import make_screen
 
@@ -14,7 +14,8 @@ Script = Callable[[Call], Reply | None]
 
 def screened(of: Case, script: Script | None = None, **settings: Any) -> tuple[list[Verdict], list[Call]]:
     """The verdicts on all candidates, in order, and the calls that were made for them."""
-    asking = make_screen("tier", ScreenSettings(**settings)).judge(of, "", range(len(of.candidates)))
+    judge: Any = TierSettings.model_validate({"name": "tier", "judge": settings}).judge
+    asking = make_screen("tier", judge).judge(of, "", range(len(of.candidates)))
     made: list[Call] = []
     replies: Sequence[Reply | None] | None = None
     try:

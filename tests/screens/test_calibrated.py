@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relabel.calibration import Part, Weight
-from relabel.config import CalibratedSettings, ScreenSettings
+from relabel.config import CalibratedSettings, WordScreenSettings
 from relabel.errors import ConfigError
 from relabel.judges import Judge
 from relabel.records import Verdict
@@ -17,7 +17,7 @@ from relabel.screens.calibrated import MISSING, CalibratedJudge
 from tests.conftest import case, instance
 from tests.test_calibration import calibration
 
-BEFORE: dict[str, Judge] = {"near": make_screen("near", ScreenSettings(screen="near-duplicate"))}
+BEFORE: dict[str, Judge] = {"near": make_screen("near", WordScreenSettings(screen="near-duplicate"))}
 PART = Part(intercept=0.0, weights=[Weight(feature="near.score", mean=0.5, scale=0.1, weight=1.0)], threshold=0.5)
 
 

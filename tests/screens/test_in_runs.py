@@ -54,7 +54,7 @@ def test_is_measured_once_and_then_needs_no_model(config: Callable[..., Config],
         given = config(server.url)
         first = ran(given, tmp_path / "run")
     files = {name: (tmp_path / "run" / name).read_bytes() for name in ("cleaned.jsonl", "decisions.parquet")}
-    model = Path(given.cascade[0].judge.model)  # type: ignore[union-attr,arg-type]
+    model = Path(given.cascade[0].judge.model)  # type: ignore[union-attr]
     model.rename(model.with_name("gone"))
     (tmp_path / "run" / "vectors.sqlite").unlink()
     export_run(tmp_path / "run")

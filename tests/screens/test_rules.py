@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from relabel.config import ScreenSettings
+from relabel.config import TierSettings, WordScreenSettings
 from relabel.screens.rules import labels
 
 SCORES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20)
 
 
 def close(scores: list[float], positive: float | None, rule: Any, threshold: float | None = None) -> list[bool]:
-    settings = ScreenSettings(screen="mined", rule=rule, threshold=threshold)
+    settings = WordScreenSettings(screen="mined", rule=rule, threshold=threshold)
     return [label == "close" for label in labels(settings, scores, positive)]
 
 
@@ -67,9 +67,13 @@ def test_what_is_closer_than_the_positive_is_close_by_margin_and_share(scores: l
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"screen": "embedding"}, "needs a `model`"),
-        ({"screen": "lexical", "model": "m"}, "'model' means nothing to the screen 'lexical'"),
-        ({"screen": "cross-encoder", "model": "m", "to": "positives"}, "'to' means nothing"),
+        ({"screen": "embedding"}, "model\n  Field required"),
+        ({"screen": "embeddings"}, "no screen 'embeddings'; expected exact-duplicate, .*, embedding, cross-encoder"),
+        ({"screen": "lexical", "model": "m"}, "unknown key 'model'"),
+        (
+            {"screen": "cross-encoder", "model": "m", "to": "positives"},
+            "a cross-encoder scores a passage for the query",
+        ),
         ({"screen": "near-duplicate", "rule": "share"}, "compares with the positives already"),
         ({"screen": "mined", "rule": "spread"}, "no usual threshold"),
         ({"screen": "cross-encoder", "model": "m", "rule": "score"}, "no usual threshold"),
@@ -78,4 +82,4 @@ def test_what_is_closer_than_the_positive_is_close_by_margin_and_share(scores: l
 )
 def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
-        ScreenSettings(**given)
+        TierSettings(name="t", judge=given)
