@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,6 +19,10 @@ from relabel.settings import Settings
 FALSE_NEGATIVE, TRUE_NEGATIVE, UNSURE = "false-negative", "true-negative", "unsure"
 
 
+_MOST, _FARTHEST = 1e6, 1e100
+"""Beyond these no weight, and no feature, is what anybody meant."""
+
+
 class Weight(Settings):
     """What one feature counts for, once it is scaled: (value - mean) / scale.
 
@@ -26,16 +30,16 @@ class Weight(Settings):
     """
 
     feature: str
-    mean: float
-    scale: float = Field(gt=0)
-    weight: float
-    missing: float | None = None
+    mean: float = Field(ge=-_FARTHEST, le=_FARTHEST)
+    scale: float = Field(gt=1 / _FARTHEST)
+    weight: float = Field(ge=-_MOST, le=_MOST)
+    missing: float | None = Field(None, ge=-_MOST, le=_MOST)
 
 
 class Part(Settings):
     """A logistic regression, and the probability from which on a candidate is called a false negative."""
 
-    intercept: float
+    intercept: float = Field(ge=-_MOST, le=_MOST)
     weights: list[Weight]
     threshold: float = Field(ge=0, le=1)
 
@@ -131,7 +135,7 @@ class Calibration(Settings):
     strong: str
     relevant: float
     target: dict[str, float]
-    band: tuple[float, float]
+    band: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
     cheap: Part
     combined: Part | None = None
     judges: dict[str, str]

@@ -16,7 +16,7 @@ from relabel.screens import make_screen
 from relabel.screens.calibrated import CalibratedJudge
 
 _FINAL = (EMPTY_TEXT, SUSPECT_POSITIVE)
-"""Reasons to abstain that no other judge could do away with."""
+"""Reasons to abstain that no other judge of the same passages could do away with."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,17 @@ class Tier:
     judge: Judge
     escalate: EscalateSettings | None
 
-    def passes_on(self, candidates: Sequence[int], found: Found) -> list[int]:
+    def passes_on(self, candidates: Sequence[int], found: Found, following: Tier | None) -> list[int]:
         """The candidates that the next tier shall judge."""
-        if self.escalate is None:
+        if self.escalate is None or following is None:
             return []
+        weighs = isinstance(following.judge, CalibratedJudge)  # what others have said, and that they said nothing
+        final = (UNANSWERED,) if weighs else (UNANSWERED, *_FINAL)
         wanted = {
             place
             for place in candidates
             if (found.candidates[place].label or "abstained") in self.escalate.labels
-            and found.candidates[place].abstained not in (UNANSWERED, *_FINAL)
+            and found.candidates[place].abstained not in final
         }
         if wanted and self.escalate.scope == "instance":
             return list(candidates)
@@ -129,7 +131,7 @@ class Cascade:
             for verdicts, said in ((case.candidates, found.candidates), (case.positives, found.positives)):
                 for place, verdict in said.items():
                     verdicts[place] += (verdict,)
-            candidates = tier.passes_on(candidates, found)
+            candidates = tier.passes_on(candidates, found, following)
             if any(one.abstained == UNANSWERED for one in (*found.candidates.values(), *found.positives.values())):
                 # The next tier may have to show all of the instance, or compare with these very positives.
                 for place in candidates:

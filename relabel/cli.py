@@ -213,7 +213,11 @@ def verify(
 def calibrate(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE…", help="A pilot run's folder, or verdict tables (JSONL, Parquet)."),
+        typer.Argument(
+            metavar="SOURCE…",
+            help="A pilot run's folder, or verdict tables (JSONL, Parquet): query_id, docid, tier, judge, sample, and "
+            "a label or a score.",
+        ),
     ],
     labels: Annotated[str, typer.Option(metavar="FILE", help="Human labels (JSONL, Parquet): query_id, docid, grade.")],
     relevant: Annotated[float, typer.Option(metavar="GRADE", help="The least grade of a relevant passage.")],
@@ -229,7 +233,8 @@ def calibrate(
         float | None, typer.Option(metavar="SHARE", help="Escalate this share of the candidates (0.3 unless told).")
     ] = None,
     usd: Annotated[
-        float | None, typer.Option(metavar="USD", help="Or as many as cost so much for a thousand candidates.")
+        float | None,
+        typer.Option(metavar="USD", help="Or as many as have strong calls cost so much for a thousand candidates."),
     ] = None,
     loss: Annotated[
         str | None,
@@ -245,14 +250,15 @@ def calibrate(
 ) -> None:
     """Learn from a pilot with human labels when the cheap judges know enough. Sends nothing."""
     from relabel.printing import print_calibration
-    from relabel.text import pasteable
+    from relabel.text import pasteable, printable
 
     _need("scikit-learn", "sklearn", "calibrate")
     from relabel.calibrating.calibrate import calibrate as fit
-    from relabel.calibrating.files import gather, write, write_config
+    from relabel.calibrating.files import check_target, gather, write, write_config
     from relabel.calibrating.target import target_of
 
-    target = target_of(share, usd, loss)
+    target = target_of(share, usd, loss, strong_price)
+    check_target(to, sources)
     wanted = [one.strip() for one in found.split(",") if one.strip()] if found else []
     pairs = gather(sources, labels, relevant, strong, wanted)
     if strong_price is not None:
@@ -260,10 +266,16 @@ def calibrate(
     calibration = fit(pairs, target, relevant)
     write(calibration, to)
     print_calibration(calibration)
-    print(f"calibration {to}")
+    print(printable(f"calibration {to}"))
     if (Path(sources[0]) / "config.yaml").is_file():
         config = write_config(Path(sources[0]), calibration, to)
-        print(f"config      {config}: {pasteable('relabel', 'run', config, '--set', 'input.path=…')}")
+        print(printable(f"config      {config}: {pasteable('relabel', 'run', config, '--set', 'input.path=…')}"))
+        print(
+            "            what doubt is sure to be a false negative is relabelled; its policy says so, and may say drop"
+        )
+    else:
+        use = f"judge: {{calibration: {to}}}, escalate: {{labels: [unsure]}}"
+        print(printable(f"            use it in a tier before {calibration.strong}: {use}"))
 
 
 @app.command()

@@ -184,12 +184,12 @@ class ModelScreenSettings(ScreenSettings):
 class CalibratedSettings(Settings):
     """A judge that weighs what the tiers before it found, by a file that `relabel calibrate` wrote.
 
-    `cheap` weighs what stands before the strong tier, and is unsure of what that shall judge; `combined` weighs the
-    strong tier's verdict along with it.
+    `cheap` weighs what stands before the strong tier, and is unsure of what that shall judge; `alone` weighs the same
+    and is never unsure, for what the strong tier has abstained on; `combined` weighs that tier's verdict along with it.
     """
 
     calibration: str
-    part: Literal["cheap", "combined"] = "cheap"
+    part: Literal["cheap", "alone", "combined"] = "cheap"
 
 
 _KINDS = {WordScreenSettings: "words", ModelScreenSettings: "model", CalibratedSettings: "calibration"}

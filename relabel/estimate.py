@@ -72,12 +72,14 @@ def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
     prices = Prices(opened.config.rates)
     forms = {name: opened.cascade.prompts[judge.prompt].form for name, judge in judges.items()}
     found: list[TierEstimate] = []
-    shares = _calibrated_shares(opened)
+    shares, reached = _calibrated_shares(opened), _reached_by_all(opened)
     before, open_before = _Count(), 0.0
     for name, count in counts.items():
         if name not in judges and not count.calls and not count.most.calls:
             continue
         more, basis = _still_to_come(before, count, open_before, shares.get(name))
+        if name in reached:
+            more, basis = open_before, "every instance, counted"
         open_before = count.waiting + more
         before = count if count.calls else before
         if name not in judges:
@@ -98,6 +100,15 @@ def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
             TierEstimate(name, model, count.answered, round(calls), usage.prompt, usage.completion, cost, basis)
         )
     return found
+
+
+def _reached_by_all(opened: Opened) -> set[str]:
+    """Tiers to which the one before passes on whatever it says."""
+    return {
+        after.name
+        for tier, after in pairwise(opened.cascade.tiers)
+        if tier.escalate is not None and {*tier.judge.labels, "abstained"} <= {*tier.escalate.labels}
+    }
 
 
 def _calibrated_shares(opened: Opened) -> dict[str, float]:

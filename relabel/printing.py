@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relabel.calibration import Calibration
+from relabel.calibration import Calibration, Point
 from relabel.config import Price
 from relabel.costs import Prices
 from relabel.estimate import TierEstimate
@@ -121,40 +121,43 @@ def print_estimate(tiers: Sequence[TierEstimate]) -> None:
 
 def print_calibration(calibration: Calibration) -> None:
     """What was fitted on, how good it is, and the frontier with the chosen point."""
-    fitted, measured = calibration.fitted_on.model_dump(), calibration.measured.model_dump()
-    pairs, queries, relevant = (f"{fitted[name]:,}" for name in ("pairs", "queries", "relevant"))
-    print(f"fitted on   {pairs} labelled pairs of {queries} queries, {relevant} relevant")
-    for note in fitted["notes"]:
-        print(f"            {note}")
+    fitted, measured, strong = calibration.fitted_on, calibration.measured, printable(calibration.strong)
+    print(f"fitted on   {fitted.pairs:,} labelled pairs of {fitted.queries:,} queries, {fitted.relevant:,} relevant")
+    for note in fitted.notes:
+        print(f"            {printable(note)}")
     weights = sorted(calibration.cheap.weights, key=lambda one: -abs(one.weight))
-    print(f"weighs      {', '.join(f'{one.feature} {one.weight:+.2f}' for one in weights)}")
+    weighed = ", ".join(f"{one.feature} {one.weight:+.2f}" for one in weights)
+    print(printable(f"weighs      {weighed} (by standard deviation)"))
     print(
-        f"measured    by cross-validation over queries: AUC {measured['auc']:.3f}, Brier {measured['brier']:.3f}, "
-        f"calibration error {measured['calibration_error']:.3f}"
+        f"measured    by cross-validation over queries: AUC {measured.auc:.3f}, Brier {measured.brier:.3f}, "
+        f"calibration error {measured.calibration_error:.3f}"
     )
-    only, chosen = measured["strong_only"], measured["chosen"]
-    print(f"strong only kappa {only['kappa']:.3f} {_interval(only['kappa_95'])}")
+    print(f"strong only kappa {measured.strong_only.kappa:.3f} {_interval(measured.strong_only.kappa_95)}")
     print()
-    print("strong calls  kappa  95 %            precision  recall  F1     USD per 1,000")
-    rows = [*measured["frontier"], chosen] if chosen not in measured["frontier"] else measured["frontier"]
-    for row in sorted(rows, key=lambda row: row["share"]):
-        if row is not chosen and round(row["share"] * 20) % 2:
-            continue
-        mark = "  <- chosen" if row["share"] == chosen["share"] else ""
-        usd = "" if row["usd"] is None else f"{row['usd']:.2f}"
-        print(
-            f"{row['share']:12.0%}  {row['kappa']:.3f}  {_interval(row['kappa_95'])}  {row['precision']:9.3f}  "
-            f"{row['recall']:6.3f}  {row['f1']:.3f}  {usd:>13}{mark}"
-        )
+    print("strong calls  kappa  95 %            precision  recall  F1     their USD per 1,000")
+    points = {point.share: point for point in (*measured.frontier[::2], measured.chosen)}
+    for share in sorted(points):
+        _print_point(points[share], share == measured.chosen.share)
     print()
     low, high = calibration.band
-    strong = calibration.strong
-    decides = f"{strong} and the rest together decide" if calibration.combined else f"{strong} alone decides"
+    alone = f"{strong} alone decides, and where it abstains the cheap judges"
+    decides = f"{strong} and the rest together decide" if calibration.combined else alone
     print(f"band        P(false negative) from {low:.3f} to {high:.3f} goes to {strong}; there {decides}")
+    wanted = calibration.target.get("share")
+    if wanted is not None and abs(wanted - measured.chosen.share) > 0.05:
+        print(f"            The cheap judges tell too few kinds apart for a share of {wanted:.0%}: this is the nearest")
+
+
+def _print_point(point: Point, chosen: bool) -> None:
+    usd = "" if point.usd is None else f"{point.usd:.2f}"
+    print(
+        f"{point.share:12.0%}  {point.kappa:.3f}  {_interval(point.kappa_95)}  {point.precision:9.3f}  "
+        f"{point.recall:6.3f}  {point.f1:.3f}  {usd:>19}{'  <- chosen' if chosen else ''}".rstrip()
+    )
 
 
 def _interval(bounds: Sequence[float]) -> str:
-    return f"[{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
+    return f"[{bounds[0]: .3f}, {bounds[1]: .3f}]"
 
 
 _HINTS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from relabel.records import Verdict, Verdicts
@@ -55,7 +56,6 @@ def _votes(verdict: Verdict, labels: Sequence[str]) -> dict[str, float]:
 
 def _is_number(label: str) -> bool:
     try:
-        float(label)
+        return math.isfinite(float(label))
     except ValueError:
         return False
-    return True

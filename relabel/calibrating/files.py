@@ -18,8 +18,10 @@ from relabel.errors import ConfigError
 from relabel.folder import recorded_config
 from relabel.loading import RECORDED
 
-DOUBT, COMBINED = "doubt", "combined"
+DOUBT, COMBINED, SETTLED = "doubt", "combined", "settled"
 """Names of the tiers that a calibrated config has more than its pilot."""
+
+_CALIBRATED = ", calibrated"
 
 
 def gather(sources: Sequence[str], labels: str, relevant: float, strong: str, found: Collection[str]) -> Pairs:
@@ -31,6 +33,20 @@ def gather(sources: Sequence[str], labels: str, relevant: float, strong: str, fo
     if len(sources) > 1:
         raise ConfigError(f"{runs[0]}: a run stands alone; name one run, or verdict tables")
     return from_run(Path(runs[0]), graded, strong, found)
+
+
+def check_target(path: Path, sources: Sequence[str]) -> None:
+    """Refuse to write where something else lies. Raises ConfigError."""
+    if path.suffix != ".json":
+        raise ConfigError(f"--to {path}: expected a file that ends in .json")
+    if (path.parent / RECORDED).is_file():
+        raise ConfigError(f"--to {path}: lies in the folder of a run; name another place")
+    ours = {path: b"relabel_calibration", path.with_suffix(".yaml"): _CALIBRATED.encode()}
+    for file, mark in ours.items():
+        if file.exists() and (not file.is_file() or mark not in file.read_bytes()[:500]):
+            raise ConfigError(
+                f"--to {path}: {file} exists, and `relabel calibrate` did not write it; name another place"
+            )
 
 
 def write(calibration: Calibration, path: Path) -> None:
@@ -45,8 +61,8 @@ def write_config(run: Path, calibration: Calibration, path: Path) -> Path:
     config, _ = recorded_config(run)
     place = path.with_suffix(".yaml")
     head = (
-        f"# {run.name}, calibrated: {calibration.strong} judges only what {DOUBT} is unsure of, and what that is sure\n"
-        f"# to be a false negative becomes a positive. What this is worth stands in {path.name}, under `measured`.\n"
+        f"# {run.name}{_CALIBRATED}: {calibration.strong} judges only what {DOUBT} is unsure of. What that is sure to\n"
+        f"# be a false negative becomes a positive. How good this is stands in {path.name}, under `measured`.\n"
         f"#\n#   relabel run {place} --set input.path=train.jsonl\n#\n"
     )
     text = yaml.safe_dump(calibrated(config, calibration, path), sort_keys=False, allow_unicode=True, width=110)
@@ -60,16 +76,19 @@ def calibrated(config: Config, calibration: Calibration, path: Path) -> dict[str
     tiers: list[dict[str, Any]] = given["cascade"]
     place = [tier["name"] for tier in tiers].index(calibration.strong)
     strong, file = tiers[place], str(path.absolute())
-    if taken := {DOUBT, COMBINED} & {tier["name"] for tier in tiers}:
+    if taken := {DOUBT, COMBINED, SETTLED} & {tier["name"] for tier in tiers}:
         raise ConfigError(f"the pilot has a tier {sorted(taken)[0]!r} already: give it another name, and run it again")
+    if place + 1 < len(tiers):
+        last = tiers[-1]["name"]
+        raise ConfigError(f"--strong {calibration.strong}: is not the last tier of the pilot, which is {last}")
     if calibration.combined is not None:
-        labels = _every_label(config, calibration.strong)
-        after = {"name": COMBINED, "judge": {"calibration": file, "part": "combined"}}
-        if strong.get("escalate"):
-            after["escalate"] = {"labels": strong["escalate"]["labels"]}
-        strong["escalate"] = {"labels": labels}
-        tiers.insert(place + 1, after)
-    tiers.insert(place, {"name": DOUBT, "judge": {"calibration": file}, "escalate": {"labels": [UNSURE, "abstained"]}})
+        strong["escalate"] = {"labels": _every_label(config, calibration.strong)}
+        tiers.append({"name": COMBINED, "judge": {"calibration": file, "part": "combined"}})
+    else:
+        strong["escalate"] = {"labels": ["abstained"]}
+        tiers.append({"name": SETTLED, "judge": {"calibration": file, "part": "alone"}})
+    doubt = {"name": DOUBT, "judge": {"calibration": file}, "escalate": {"labels": [UNSURE, "abstained"]}}
+    tiers.insert(place, doubt)
     given["policy"]["relabel"] = [*given["policy"].get("relabel", []), FALSE_NEGATIVE]
     return given
 

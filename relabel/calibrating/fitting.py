@@ -72,11 +72,6 @@ class Model:
         return np.column_stack([scaled, np.isnan(values)[:, self._absent]])
 
 
-def fit(pairs: Sequence[Pair], names: Sequence[str], *, combined: bool = False) -> Model:
-    """The model of all pairs."""
-    return Model(names, values_of(pairs, names, combined=combined), relevant_of(pairs))
-
-
 def cross_validated(pairs: Sequence[Pair], names: Sequence[str], *, combined: bool = False) -> Floats:
     """P(false negative) of each pair by a model that has seen no pair of its query. Raises InputError."""
     values, relevant = values_of(pairs, names, combined=combined), relevant_of(pairs)
@@ -88,11 +83,11 @@ def cross_validated(pairs: Sequence[Pair], names: Sequence[str], *, combined: bo
 
 def folds(pairs: Sequence[Pair]) -> Iterator[tuple[Places, Places]]:
     """The places of the pairs to train on and to test on, all pairs of a query on one side. Raises InputError."""
-    relevant, queries = relevant_of(pairs), np.array([pair.query_id for pair in pairs])
+    relevant, queries = relevant_of(pairs), numbered_queries(pairs)
     of_each = [len(set(queries[relevant])), len(set(queries[~relevant]))]
     if min(of_each) < 2:
-        raise InputError("the relevant pairs, or the others, are all of one query; label more queries")
-    parts = StratifiedGroupKFold(min(FOLDS, len(set(queries))), shuffle=True, random_state=0)
+        raise InputError("the relevant pairs, or the others, are all of too few queries; label more queries")
+    parts = StratifiedGroupKFold(min(FOLDS, *of_each), shuffle=True, random_state=0)
     for train, test in parts.split(queries, relevant, queries):
         if relevant[train].all() or not relevant[train].any():
             raise InputError("the relevant pairs are of too few queries to cross-validate by query; label more queries")
@@ -103,6 +98,10 @@ def check_enough(pairs: Sequence[Pair]) -> None:
     """Refuse what nothing can be learnt from. Raises InputError."""
     relevant, queries = relevant_of(pairs), {pair.query_id for pair in pairs}
     positives, negatives = int(relevant.sum()), int((~relevant).sum())
+    if not pairs:
+        raise InputError(
+            "no label belongs to a candidate that the strong tier has judged: do query_id and docid agree?"
+        )
     if min(positives, negatives) < _FEWEST or len(queries) < FOLDS:
         raise InputError(
             f"found {positives:,} relevant and {negatives:,} other labelled pairs of {len(queries):,} queries; a fit "
@@ -121,6 +120,12 @@ def values_of(pairs: Sequence[Pair], names: Sequence[str], *, combined: bool = F
     return np.array([[one.get(name, np.nan) for name in names] for one in known], dtype=np.float64).reshape(
         len(pairs), len(names)
     )
+
+
+def numbered_queries(pairs: Sequence[Pair]) -> Places:
+    """The number of each pair's query, in the order of their ids."""
+    numbers = {query_id: number for number, query_id in enumerate(sorted({pair.query_id for pair in pairs}))}
+    return np.array([numbers[pair.query_id] for pair in pairs], dtype=np.int64)
 
 
 def relevant_of(pairs: Sequence[Pair]) -> Flags:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from relabel.calibrating.fitting import (
     check_enough,
     cross_validated,
     folds,
+    numbered_queries,
     relevant_of,
     values_of,
 )
@@ -24,11 +25,21 @@ from relabel.calibrating.pairs import Pair
 RESAMPLES = 1000
 SHARES = tuple(round(0.05 * step, 2) for step in range(21))
 _THRESHOLDS = 200
+_LIKE = 1e-7
+"""Probabilities that differ by no more are the same."""
+
 _METRICS = ("kappa", "precision", "recall", "f1")
 
 
-Chooser = Callable[["Judged", Floats], float]
-"""Chooses the probability from which on a candidate is called a false negative."""
+class Chooser(Protocol):
+    """Chooses the probability from which on a candidate is called a false negative."""
+
+    def threshold(self, judged: Judged, probability: Floats) -> float:
+        """The threshold for pairs with these probabilities."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it stands whatever the probabilities are."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +52,7 @@ class Judged:
     @classmethod
     def of(cls, pairs: Sequence[Pair]) -> Judged:
         """The pairs' queries, numbered, and labels."""
-        _, numbers = np.unique([pair.query_id for pair in pairs], return_inverse=True)
-        return cls(numbers.astype(np.int64), relevant_of(pairs))
+        return cls(numbered_queries(pairs), relevant_of(pairs))
 
     def counts(self, found: Flags) -> npt.NDArray[np.int64]:
         """True and false positives, false and true negatives, a row for each query."""
@@ -89,64 +99,107 @@ def interval(values: Floats) -> list[float]:
     return [round(float(value), 4) for value in np.quantile(values, (0.025, 0.975))]
 
 
-def best_threshold(judged: Judged, probability: Floats) -> float:
-    """The probability from which on calling a candidate a false negative agrees best with people."""
-    tried = np.unique(np.quantile(probability, np.linspace(0, 1, _THRESHOLDS)))
-    best = np.argmax([kappa_of(judged, probability >= threshold) for threshold in tried])
-    return float(tried[best])
+class BestAgreement:
+    """Chooses the threshold that agrees best with people, by Cohen's kappa."""
+
+    fixed = False
+
+    def threshold(self, judged: Judged, probability: Floats) -> float:
+        """The first of the best, of 200 quantiles."""
+        tried = np.unique(np.quantile(probability, np.linspace(0, 1, _THRESHOLDS)))
+        best = np.argmax([kappa_of(judged, probability >= threshold) for threshold in tried])
+        return float(tried[best])
+
+
+class Rule:
+    """A model with its threshold, and how far from that the probabilities of the pairs lie that it was fitted on."""
+
+    def __init__(
+        self, pairs: Sequence[Pair], names: Sequence[str], chooser: Chooser, *, combined: bool = False
+    ) -> None:
+        """The threshold is chosen by predictions for queries that their model has not seen, and then, unless it is
+        fixed, put where it parts as large a share of the model's own.
+        """
+        values = values_of(pairs, names, combined=combined)
+        self.model = Model(names, values, relevant_of(pairs))
+        own, unseen = self.model.probability(values), cross_validated(pairs, names, combined=combined)
+        self.threshold = chooser.threshold(Judged.of(pairs), unseen)
+        if not chooser.fixed:
+            self.threshold = _settled(self.threshold, unseen, own)
+        self._distances = np.sort(np.abs(own - self.threshold))
+
+    def doubt(self, probability: Floats) -> Floats:
+        """For each probability the share of the fitted pairs that are nearer to the threshold, from 0 to 1; of those
+        that are as near, half: like pairs are in doubt together or not at all.
+        """
+        distances = np.abs(probability - self.threshold)
+        sides = [np.searchsorted(self._distances, np.round(distances, 9) + edge) for edge in (-_LIKE, _LIKE)]
+        found: Floats = (sides[0] + sides[1]) / 2 / len(self._distances)
+        return found
+
+    def band(self, share: float) -> tuple[float, float]:
+        """The probabilities around the threshold of which no more than this share is in doubt; as many as can be."""
+        if share >= 1:
+            return 0.0, 1.0
+        within = self._distances[self.doubt(self.threshold + self._distances) < share]
+        beyond = self._distances[len(within) :]
+        if not len(within):
+            return self.threshold, self.threshold
+        width = float(within[-1] + beyond[0]) / 2 if len(beyond) else float(within[-1])
+        return max(0.0, round(self.threshold - width, 6)), min(1.0, round(self.threshold + width, 6))
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """P(false negative) of pairs, each with the threshold that it is held against."""
+    """P(false negative) of pairs, each with the threshold that it is held against and how much it is in doubt, by rules
+    that have not seen its query.
+    """
 
     probability: Floats
     threshold: Floats
+    doubt: Floats
 
-    def found(self, share: float, strong: Flags) -> Flags:
-        """The decisions where the share that is most in doubt goes to the strong judge."""
-        return decided(self.probability, self.threshold, doubtful(self.probability, self.threshold, share), strong)
+    def unsure(self, share: float) -> Flags:
+        """What goes to the strong judge: about this share, and as near to it as like pairs stay together."""
+        found: Flags = (self.doubt < share) | (share >= 1)
+        return found
+
+    def found(self, unsure: Flags, strong: Flags) -> Flags:
+        """The decisions: the strong evidence where it is asked, else whether P is above the threshold."""
+        decisions: Flags = np.where(unsure, strong, self.alone)
+        return decisions
 
     @property
     def alone(self) -> Flags:
         """The decisions without any strong call."""
-        found: Flags = self.probability >= self.threshold
-        return found
+        decisions: Flags = self.probability >= self.threshold
+        return decisions
 
 
-def predicted(pairs: Sequence[Pair], names: Sequence[str], choose: Chooser, *, combined: bool = False) -> Predicted:
-    """P(false negative) and threshold of each pair, learnt from pairs of other queries alone. Raises InputError."""
+def predicted(pairs: Sequence[Pair], names: Sequence[str], chooser: Chooser, *, combined: bool = False) -> Predicted:
+    """Each pair by a rule learnt from pairs of other queries alone. Raises InputError."""
     check_enough(pairs)
-    values, relevant = values_of(pairs, names, combined=combined), relevant_of(pairs)
-    probability, threshold = np.zeros(len(pairs)), np.zeros(len(pairs))
+    values = values_of(pairs, names, combined=combined)
+    found = Predicted(*(np.zeros(len(pairs)) for _ in range(3)))
     for train, test in folds(pairs):
-        probability[test] = Model(names, values[train], relevant[train]).probability(values[test])
-        others = [pairs[place] for place in train]
-        threshold[test] = choose(Judged.of(others), cross_validated(others, names, combined=combined))
-    return Predicted(probability, threshold)
-
-
-def doubtful(probability: Floats, threshold: float | Floats, share: float) -> Flags:
-    """The share of candidates whose probability is nearest to the threshold."""
-    found = np.zeros(len(probability), dtype=np.bool_)
-    nearest = np.argsort(np.abs(probability - threshold), kind="stable")
-    found[nearest[: round(share * len(probability))]] = True
+        rule = Rule([pairs[place] for place in train], names, chooser, combined=combined)
+        found.probability[test] = probability = rule.model.probability(values[test])
+        found.threshold[test] = rule.threshold
+        found.doubt[test] = rule.doubt(probability)
     return found
 
 
-def band(probability: Floats, threshold: float, share: float) -> tuple[float, float]:
-    """The band around the threshold that holds this share of the candidates."""
-    unsure = doubtful(probability, threshold, share)
-    if not unsure.any():
-        return threshold, threshold
-    width = float(np.abs(probability[unsure] - threshold).max())
-    return max(0.0, round(threshold - width, 6)), min(1.0, round(threshold + width, 6))
-
-
-def decided(probability: Floats, threshold: float | Floats, unsure: Flags, strong: Flags) -> Flags:
-    """What the cascade says: the strong evidence where it is unsure, else whether P is above the threshold."""
-    found: Flags = np.where(unsure, strong, probability >= threshold)
-    return found
+def _settled(threshold: float, chosen_by: Floats, own: Floats) -> float:
+    """The place between two of a model's own probabilities that has as large a share of them above it as the threshold
+    has of those it was chosen by; of places that part them alike the one nearest to one half, so that what is in more
+    doubt is nearer to it.
+    """
+    distinct = np.concatenate([[0.0], np.unique(np.round(own, 9)), [1.0]])
+    low, high = distinct[:-1], distinct[1:]
+    margin = (high - low) / 10
+    between = np.clip(0.5, low + margin, high - margin)
+    above = 1 - np.searchsorted(np.sort(own), between) / len(own)
+    return float(between[int(np.argmin(np.abs(above - (chosen_by >= threshold).mean())))])
 
 
 def reliability(probability: Floats, relevant: Flags, bins: int = 10) -> list[dict[str, Any]]:

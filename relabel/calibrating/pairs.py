@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from relabel.errors import InputError
 from relabel.formats.storage import open_store
@@ -60,7 +60,7 @@ def read_labels(path: str, relevant: float) -> dict[Name, bool]:
     found: dict[Name, tuple[float, int]] = {}
     for line, row in rows_of(path):
         grade = row.get("grade")
-        if isinstance(grade, bool) or not isinstance(grade, (int, float)):
+        if not is_number(grade):
             raise InputError(f"{path}, line {line}: grade is {grade!r}, expected a number")
         name = name_of(path, line, row)
         before, earlier = found.setdefault(name, (grade, line))
@@ -77,12 +77,17 @@ def read_labels(path: str, relevant: float) -> dict[Name, bool]:
 def rows_of(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The rows of a JSONL or Parquet file with their numbers. Raises InputError."""
     if not Path(path).is_file():
-        known = "neither a run's folder nor a file" if Path(path).is_dir() else "no such file"
-        raise InputError(f"{path}: {known}; expected JSON Lines or Parquet")
+        known = "not a run's folder" if Path(path).is_dir() else "no such file or folder"
+        raise InputError(f"{path}: {known}; expected JSON Lines or Parquet, or, for a pilot, the folder of its run")
     for row in open_store(path, name=None, split=None, revision=None).rows():
         if row.problem is not None:
             raise InputError(f"{path}, line {row.number}: {row.problem}")
         yield row.number, row.record
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number that can be reckoned with."""
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and abs(value) <= 1e100
 
 
 def name_of(path: str, line: int, row: Mapping[str, Any]) -> Name:

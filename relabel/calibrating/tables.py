@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from relabel.calibrating.pairs import Name, Pair, Pairs, count_unjudged, name_of, rows_of
+from relabel.calibrating.pairs import Name, Pair, Pairs, count_unjudged, is_number, name_of, rows_of
 from relabel.errors import ConfigError, InputError
 from relabel.records import Verdict
 from relabel.signals import GRADE, SCORE, features, fields
@@ -23,11 +23,13 @@ class _Said:
 
 @dataclass(slots=True)
 class Table:
-    """The verdicts on labelled pairs, by pair and tier; `labels` and `judges` are those seen of each tier."""
+    """The verdicts on labelled pairs, by pair and tier; `labels` and `judges` are those seen of each tier,
+    `scored` the tiers that give scores."""
 
     said: defaultdict[Name, dict[str, _Said]] = field(default_factory=lambda: defaultdict(dict))
     labels: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     judges: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    scored: set[str] = field(default_factory=set)
     subsets: dict[Name, str] = field(default_factory=dict)
 
     def add(self, name: Name, tier: str, judge: str, *, label: str | None = None, score: float | None = None) -> None:
@@ -39,6 +41,7 @@ class Table:
             self.labels[tier].add(label)
         elif score is not None:
             said.scores.append(score)
+            self.scored.add(tier)
 
     def features(self, name: Name, tiers: Collection[str]) -> dict[str, float]:
         """What these tiers said of a pair."""
@@ -91,6 +94,11 @@ def pairs_of(table: Table, labels: Mapping[Name, bool], strong: str, found: Coll
     tiers = sorted(table.judges)
     if strong not in tiers:
         raise ConfigError(f"--strong {strong}: no such tier; the table has {', '.join(tiers) or 'none'}")
+    if not table.labels[strong]:
+        raise ConfigError(f"--strong {strong}: gives scores or nothing; the strong tier must give labels or grades")
+    for tier in tiers:
+        if table.labels[tier] and tier in table.scored:
+            raise InputError(f"tier {tier!r} gives labels in some rows and scores in others; name two tiers")
     if unknown := set(found) - table.labels[strong]:
         known = ", ".join(sorted(table.labels[strong])) or "none"
         raise ConfigError(f"--found {', '.join(sorted(unknown))}: {strong} gives no such label; it gives {known}")
@@ -133,10 +141,12 @@ def _add(table: Table, path: str, line: int, row: Mapping[str, Any], labels: Map
         if not isinstance(row.get(key), str) or not row[key]:
             raise InputError(f"{path}, line {line}: {key} is {row.get(key)!r}, expected a name")
     label, score = row.get("label"), row.get("score")
-    if isinstance(score, bool) or not isinstance(score, (int, float, type(None))):
+    if score is not None and not is_number(score):
         raise InputError(f"{path}, line {line}: score is {score!r}, expected a number or null")
-    if isinstance(label, bool) or not isinstance(label, (str, int, float, type(None))):
+    if label is not None and not isinstance(label, str) and not is_number(label):
         raise InputError(f"{path}, line {line}: label is {label!r}, expected a text, a grade or null")
+    if label is not None and score is not None:
+        raise InputError(f"{path}, line {line}: has a label and a score, expected one of them")
     if name in labels:
         table.add(name, row["tier"], row["judge"], label=None if label is None else _label(label), score=score)
         table.subsets.setdefault(name, str(row.get("subset") or ""))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from relabel.calibrating.fitting import Flags, Floats
-from relabel.calibrating.frontier import SHARES, Judged, Predicted, best_threshold
+from relabel.calibrating.frontier import SHARES, BestAgreement, Judged, Predicted
 from relabel.errors import ConfigError
 
 
@@ -20,8 +20,10 @@ class Loss(NamedTuple):
     call: float
 
 
-def target_of(share: float | None, usd: float | None, loss: str | None) -> Target:
+def target_of(share: float | None, usd: float | None, loss: str | None, price: float | None = None) -> Target:
     """The target that options name, or three tenths of the candidates. Raises ConfigError."""
+    if price is not None and not 0 <= price < float("inf"):
+        raise ConfigError(f"--strong-price {price:g}: expected US dollars for one strong verdict, 0 or more")
     named = [name for name, value in (("--share", share), ("--usd", usd), ("--loss", loss)) if value is not None]
     if len(named) > 1:
         raise ConfigError(f"{' and '.join(named)}: name one of them")
@@ -56,11 +58,16 @@ class Target:
 
     def threshold(self, judged: Judged, probability: Floats) -> float:
         """Where a loss is named, the probability at which both mistakes cost the same; else what agrees best with
-        people's labels, by Cohen's kappa.
+        people's labels.
         """
         if self.loss is not None:
             return self.loss.alarm / (self.loss.alarm + self.loss.miss)
-        return best_threshold(judged, probability)
+        return BestAgreement().threshold(judged, probability)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the threshold follows from the loss alone."""
+        return self.loss is not None
 
     def escalated(self, judged: Judged, cheap: Predicted, strong: Flags, price: float | None) -> float:
         """The share to escalate. Raises ConfigError where a cost is named and the price is not known."""
@@ -70,13 +77,13 @@ class Target:
             if price is None:
                 raise ConfigError("--usd needs to know what a strong verdict costs: --strong-price, in US dollars")
             return min(1.0, self.usd / 1000 / price) if price else 1.0
-        losses = [self._loss(judged, cheap.found(share, strong), share) for share in SHARES]
-        return SHARES[int(np.argmin(losses))]
+        return SHARES[int(np.argmin([self._loss(judged, cheap, strong, cheap.unsure(share)) for share in SHARES]))]
 
-    def _loss(self, judged: Judged, found: Flags, share: float) -> float:
+    def _loss(self, judged: Judged, cheap: Predicted, strong: Flags, unsure: Flags) -> float:
         assert self.loss is not None
+        found = cheap.found(unsure, strong)
         missed, alarms = int((judged.relevant & ~found).sum()), int((found & ~judged.relevant).sum())
-        return self.loss.miss * missed + self.loss.alarm * alarms + self.loss.call * share * len(found)
+        return self.loss.miss * missed + self.loss.alarm * alarms + self.loss.call * int(unsure.sum())
 
     def as_dict(self) -> dict[str, float]:
         """For calibration.json."""

@@ -46,8 +46,16 @@ def load(settings: ModelScreenSettings, cache: Path) -> Measuring:
     }
     if settings.screen == "cross-encoder":
         return Scorer(CrossEncoder(settings.model, **options), settings.batch)
-    name = f"{settings.model} {settings.revision or ''} {settings.dtype}"
+    name = f"{_identity(settings.model)} {settings.revision or ''} {settings.dtype}"
     return Embedder(SentenceTransformer(settings.model, **options), settings.batch, VectorCache(cache, name))
+
+
+def _identity(model: str) -> str:
+    """A model's name; of a folder also what lies in it, so that vectors of another model are not taken for its own."""
+    if not Path(model).is_dir():
+        return model
+    files = sorted(path for path in Path(model).rglob("*") if path.is_file())
+    return "\n".join(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 
 
 class Embedder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,7 @@ class ScreenClient:
         self._waiting: list[tuple[Request, asyncio.Future[Reply]]] = []
         self._working: asyncio.Task[None] | None = None
         self._model: Measuring | None = None
+        self._texts, self._seconds = 0, 0.0
 
     async def open(self) -> None:
         """Get a thread to work in."""
@@ -49,6 +51,12 @@ class ScreenClient:
         if self._working is None:
             self._working = asyncio.create_task(self._work())
         return await turn
+
+    def pulse(self) -> str:
+        """How much it has measured, and how fast."""
+        if not self._texts:
+            return f"loading {self._settings.model}" if self._working is not None else ""
+        return f"{self._texts:,} texts, {self._texts / self._seconds:,.0f}/s"
 
     def halt(self) -> None:
         """Give up what waits; a round that is under way is awaited."""
@@ -98,7 +106,11 @@ class ScreenClient:
     def _measure(self, requests: Sequence[Request]) -> list[Reply]:
         if self._model is None:
             self._model = self._load()
-        return self._model.measure(requests)
+        started = time.monotonic()
+        replies = self._model.measure(requests)
+        self._texts += sum(len(request.messages) for request in requests)
+        self._seconds += time.monotonic() - started
+        return replies
 
     def _load(self) -> Measuring:
         settings = self._settings

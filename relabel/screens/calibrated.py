@@ -29,9 +29,8 @@ class CalibratedJudge:
         self.path = settings.calibration
         self.name = f"calibration:{self.sha256[:12]}"
         self.part = settings.part
-        self._combines = settings.part == "combined"
-        self._part = self._find(tier, settings.part)
-        self.labels: Sequence[str] = (TRUE_NEGATIVE, FALSE_NEGATIVE, *(() if self._combines else (UNSURE,)))
+        self._part = self._find(tier, "combined" if settings.part == "combined" else "cheap")
+        self.labels: Sequence[str] = (TRUE_NEGATIVE, FALSE_NEGATIVE, *((UNSURE,) if self.part == "cheap" else ()))
         self._labels = {name: judge.labels for name, judge in before.items()}
         self._check(before)
 
@@ -45,10 +44,10 @@ class CalibratedJudge:
             probability = round(self._part.probability(features(said, self._labels)), 6)
         except KeyError as fault:
             return Verdict(self._tier, self.name, None, None, MISSING, found=str(fault.args[0]))
-        if self._combines:
-            label = FALSE_NEGATIVE if probability >= self._part.threshold else TRUE_NEGATIVE
-        else:
+        if self.part == "cheap":
             label = self.calibration.label(probability)
+        else:
+            label = FALSE_NEGATIVE if probability >= self._part.threshold else TRUE_NEGATIVE
         return Verdict(self._tier, self.name, None, label, score=probability, score_kind="probability")
 
     def _find(self, tier: str, part: str) -> Part:

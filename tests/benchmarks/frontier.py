@@ -24,12 +24,12 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from relabel.calibrating.calibrate import strong_of
-from relabel.calibrating.fitting import Flags, check_enough, cross_validated, fit, usable, values_of
+from relabel.calibrating.fitting import Flags, check_enough, usable, values_of
 from relabel.calibrating.frontier import (
+    BestAgreement,
     Judged,
     Predicted,
-    best_threshold,
-    decided,
+    Rule,
     difference,
     kappa_of,
     measured,
@@ -188,11 +188,19 @@ def predict(fitted: Pairs, data: Pairs | None, names: Sequence[str]) -> Predicte
     features are looked at.
     """
     if data is None:
-        return predicted(fitted.pairs, names, best_threshold)
+        return predicted(fitted.pairs, names, BestAgreement())
     check_enough(fitted.pairs)
-    threshold = best_threshold(Judged.of(fitted.pairs), cross_validated(fitted.pairs, names))
-    probability = fit(fitted.pairs, names).probability(values_of(data.pairs, names))
-    return Predicted(probability, np.full(len(probability), threshold))
+    rule = Rule(fitted.pairs, names, BestAgreement())
+    probability = rule.model.probability(values_of(data.pairs, names))
+    return Predicted(probability, np.full(len(probability), rule.threshold), rule.doubt(probability))
+
+
+def most_in_doubt(found: Predicted, share: float) -> Flags:
+    """Exactly this share, nearest to the threshold first."""
+    unsure = np.zeros(len(found.probability), dtype=np.bool_)
+    nearest = np.argsort(np.abs(found.probability - found.threshold), kind="stable")
+    unsure[nearest[: round(share * len(unsure))]] = True
+    return unsure
 
 
 def at_random(judged: Judged, found: Predicted, strong: Flags, share: float) -> float:
@@ -203,7 +211,7 @@ def at_random(judged: Judged, found: Predicted, strong: Flags, share: float) -> 
     for _ in range(_DRAWS):
         drawn = np.zeros(len(strong), dtype=np.bool_)
         drawn[rng.permutation(len(strong))[:count]] = True
-        kappas.append(kappa_of(judged, decided(found.probability, found.threshold, drawn, strong)))
+        kappas.append(kappa_of(judged, found.found(drawn, strong)))
     return float(np.mean(kappas))
 
 
@@ -230,15 +238,17 @@ def compare(given: Any) -> Compared:
     cheap = [signal for signal in given.cheap if signal in fit_data.signals & data.signals and signal != given.strong]
     for signal in given.cheap:
         if signal not in cheap:
-            note(f"{signal}: not in both files, left out")
+            known = ", ".join(sorted(fit_data.signals & data.signals - {given.strong})) or "none"
+            note(f"{signal}: not in both files, left out; they share {known}")
     judges = screens(None if given.no_embed else given.embed_model or bundled())
     with tempfile.TemporaryDirectory() as scratch:
         cache = given.cache or Path(scratch) / "vectors.sqlite"
-        fitted, measured_on = (
+        fitted, *rest = (
             pairs_of(one, screened(one.instances, judges, cache), judges, cheap, given.strong, given.relevant)
-            for one in (fit_data, data)
+            for one in ([data] if given.same else [fit_data, data])
         )
-    other = None if given.same else measured_on
+    other = rest[0] if rest else None
+    measured_on = other or fitted
     names = usable(fitted.pairs, fitted.cheap)
     free = [name for name in names if name.split(".")[0] in judges]
     return Compared(
@@ -276,7 +286,7 @@ class Compared:
         if flag:
             sent = np.array([flagged[pair.query_id, pair.docid] for pair in data.pairs])
             share = round(float(sent.mean()), 4)
-            against = difference(self.judged, full.found(share, strong), sent & strong)
+            against = difference(self.judged, full.found(most_in_doubt(full, share), strong), sent & strong)
             self.rlhn = {"share": share, **measured(self.judged, sent & strong), "calibrated_less_rlhn": against}
         alone = measured(self.judged, free.alone)
         self.free_only = {"auc": round(float(roc_auc_score(self.judged.relevant, free.probability)), 4), **alone}
@@ -284,7 +294,7 @@ class Compared:
         self.free_frontier = [self._row(free, strong, share) for share in SHARES]
 
     def _row(self, found: Predicted, strong: Flags, share: float) -> dict[str, Any]:
-        decisions = found.found(share, strong)
+        decisions = found.found(most_in_doubt(found, share), strong)
         return {
             "share": share,
             **measured(self.judged, decisions),

@@ -72,6 +72,21 @@ def test_a_tier_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path)
         read(table(tmp_path, row("d1", "cheap", 1)), strong="gpt")
 
 
+def test_a_strong_tier_without_labels_and_a_tier_of_both_kinds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--strong strong: gives scores or nothing"):
+        read(table(tmp_path, row("d1", "cheap", 1), row("d1", "strong", score=0.9)))
+    mixed = [row("d1", "cheap", 1), row("d2", "cheap", score=0.5), row("d1", "strong", 1)]
+    with pytest.raises(InputError, match="tier 'cheap' gives labels in some rows and scores in others"):
+        read(table(tmp_path, *mixed))
+
+
+def test_numbers_that_are_none_are_refused_in_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "labels.parquet"
+    pq.write_table(pa.table({"query_id": ["q1"], "docid": ["d1"], "grade": [float("nan")]}), path)
+    with pytest.raises(InputError, match="line 1: grade is nan, expected a number"):
+        read_labels(str(path), 2)
+
+
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
@@ -80,6 +95,8 @@ def test_a_tier_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path)
         ({"tier": ""}, "line 2: tier is '', expected a name"),
         ({"judge": 3}, "line 2: judge is 3, expected a name"),
         ({"score": "high"}, "line 2: score is 'high', expected a number or null"),
+        ({"label": None, "score": 1e300}, "line 2: score is 1e\\+300, expected a number"),
+        ({"label": 1, "score": 0.5}, "line 2: has a label and a score"),
         ({"label": ["a"]}, r"line 2: label is \['a'\], expected a text, a grade or null"),
     ],
 )

@@ -64,6 +64,13 @@ def test_is_never_unsure_once_the_strong_verdict_is_in(tmp_path: Path) -> None:
     assert [verdict.label for verdict in said(combining, 0.2, 0.5)] == ["true-negative", "false-negative"]
 
 
+def test_decides_alone_where_it_is_told_to(tmp_path: Path) -> None:
+    assert [verdict.label for verdict in said(judge(tmp_path, "alone"), 0.49, 0.5)] == [
+        "true-negative",
+        "false-negative",
+    ]
+
+
 def test_refuses_a_part_that_was_not_worth_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no combined part"):
         judge(tmp_path, "combined")
