@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from relabel.calibrating.frontier import (
     measured,
     predicted,
 )
-from relabel.calibrating.pairs import Name, Pair, Pairs
+from relabel.calibrating.pairs import Name, Pair, Pairs, is_number
 from relabel.calibrating.tables import Table
 from relabel.config import ModelScreenSettings, WordScreenSettings
 from relabel.errors import ConfigError, RelabelError
@@ -67,39 +67,38 @@ class Collection:
 
 def read(path: Path, relevant: float) -> Collection:
     """A file in the layout above. Raises RelabelError for one that cannot be read."""
-    by_query: dict[str, list[dict[str, Any]]] = {}
+    by_query: dict[str, list[Mapping[str, Any]]] = {}
     unlabelled = 0
     for row in open_store(str(path), name=None, split=None, revision=None).rows():
-        record = row.record
-        if row.problem is not None or not isinstance(record.get("human"), (int, float)):
+        if row.problem is not None or "qid" not in row.record or not is_number(row.record.get("human")):
             unlabelled += 1
-            continue
-        by_query.setdefault(record["qid"], []).append(record)
+        else:
+            by_query.setdefault(str(row.record["qid"]), []).append(row.record)
     if unlabelled:
-        note(f"{path.name}: {unlabelled:,} rows without a human label are left out")
+        note(f"{path.name}: {unlabelled:,} rows without a query or a human grade are left out")
     found = Collection([], {}, {})
     for query_id, pool in by_query.items():
         best = max(range(len(pool)), key=lambda place: (pool[place]["human"], -place))
         candidates = [one for place, one in enumerate(pool) if place != best]
         if pool[best]["human"] < relevant or not candidates:
             continue
-        positive, *negatives = (Passage(one["docid"], "", one["text"]) for one in (pool[best], *candidates))
+        positive, *negatives = (Passage(str(one["docid"]), "", one["text"] or "") for one in (pool[best], *candidates))
         found.instances.append(Instance(0, query_id, pool[best]["query"], (positive,), tuple(negatives)))
         for one in candidates:
-            name = (query_id, one["docid"])
+            name = (query_id, str(one["docid"]))
             found.votes[name] = dict(votes_of(one))
             found.grades[name] = one["human"]
     return found
 
 
-def votes_of(row: dict[str, Any]) -> Iterable[tuple[str, list[float]]]:
+def votes_of(row: Mapping[str, Any]) -> Iterator[tuple[str, list[float]]]:
     """Each signal of a row with its votes; none where a judge said nothing."""
     for judge, grade in (row.get("judges") or {}).items():
-        if grade is not None:
+        if is_number(grade):
             yield judge, [grade]
     for kind in _KINDS:
         for name, grades in (row.get(kind) or {}).items():
-            if votes := [grade for grade in grades if grade is not None]:
+            if votes := [grade for grade in grades or () if is_number(grade)]:
                 yield f"{kind}:{name}", votes
 
 
@@ -256,7 +255,7 @@ def compare(given: Any) -> Compared:
         names,
         predict(fitted, other, names),
         predict(fitted, other, free),
-        *flag_of(data, cheap, given.relevant),
+        *flag_of(data, [one for one in given.cheap if one in data.signals], given.relevant),
     )
 
 
