@@ -82,7 +82,7 @@ def test_the_probability_of_a_verdict_comes_through_to_its_decision(
 ) -> None:
     rows = cleaned("answer-cascade", planted, planted.judge(confidence=confidence), tmp_path)
     for row in rows:
-        verdicts = [verdict for verdict in json.loads(row["verdicts"])[1:] if "label" in verdict]
+        verdicts = [verdict for verdict in json.loads(row["verdicts"]) if verdict.get("model") and "label" in verdict]
         for verdict in verdicts:
             assert (verdict["score"], verdict["score_kind"]) == (pytest.approx(confidence, abs=1e-4), "logprobs")
             assert verdict["outside"] == pytest.approx(0, abs=1e-4)
