@@ -7,20 +7,11 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from relabel.calibrating.agreement import Judged, calibration_error, difference, measured, reliability
 from relabel.calibrating.fitting import FOLDS, Flags, check_enough, usable
-from relabel.calibrating.frontier import (
-    SHARES,
-    Judged,
-    Predicted,
-    Rule,
-    calibration_error,
-    difference,
-    measured,
-    predicted,
-    reliability,
-)
 from relabel.calibrating.pairs import Pairs
-from relabel.calibrating.target import Target
+from relabel.calibrating.rule import Predicted, Rule, predicted
+from relabel.calibrating.target import SHARES, Target
 from relabel.calibration import Calibration, FittedOn, Gain, Measured, Metrics, Part, Point
 from relabel.errors import InputError
 

@@ -7,9 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from relabel.calibrating.agreement import Judged
 from relabel.calibrating.fitting import Flags, Floats
-from relabel.calibrating.frontier import SHARES, BestAgreement, Judged, Predicted
+from relabel.calibrating.rule import BestAgreement, Predicted
 from relabel.errors import ConfigError
+
+SHARES = tuple(round(0.05 * step, 2) for step in range(21))
+"""Those that are measured, and tried for the least loss."""
 
 
 class Loss(NamedTuple):

@@ -23,19 +23,11 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from relabel.calibrating.agreement import Judged, difference, kappa_of, measured
 from relabel.calibrating.calibrate import strong_of
 from relabel.calibrating.fitting import Flags, check_enough, usable, values_of
-from relabel.calibrating.frontier import (
-    BestAgreement,
-    Judged,
-    Predicted,
-    Rule,
-    difference,
-    kappa_of,
-    measured,
-    predicted,
-)
 from relabel.calibrating.pairs import Name, Pair, Pairs, is_number
+from relabel.calibrating.rule import BestAgreement, Predicted, Rule, predicted
 from relabel.calibrating.tables import Table
 from relabel.config import ModelScreenSettings, WordScreenSettings
 from relabel.errors import ConfigError, RelabelError

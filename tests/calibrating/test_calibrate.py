@@ -11,9 +11,8 @@ import pytest
 pytest.importorskip("sklearn", reason="needs the extra `calibrate`")
 
 from relabel.calibrating.calibrate import calibrate
-from relabel.calibrating.frontier import SHARES
 from relabel.calibrating.pairs import Pairs
-from relabel.calibrating.target import Loss, Target, target_of
+from relabel.calibrating.target import SHARES, Loss, Target, target_of
 from relabel.errors import ConfigError, InputError
 from tests.calibrating.shared import drawn
 
