@@ -102,7 +102,6 @@ class Measured(Settings):
     is the expected one over the bins of `reliability`.
     """
 
-    folds: int
     auc: float
     brier: float
     calibration_error: float

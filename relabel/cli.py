@@ -249,33 +249,15 @@ def calibrate(
     to: Annotated[Path, typer.Option(metavar="FILE", help="Where the calibration goes.")] = Path("calibration.json"),
 ) -> None:
     """Learn from a pilot with human labels when the cheap judges know enough. Sends nothing."""
-    from relabel.printing import print_calibration
-    from relabel.text import pasteable, printable
+    from relabel.printing import print_learnt
 
     _need("scikit-learn", "sklearn", "calibrate")
-    from relabel.calibrating.calibrate import calibrate as fit
-    from relabel.calibrating.files import check_target, gather, write, write_config
+    from relabel.calibrating.files import learn
     from relabel.calibrating.target import target_of
 
-    target = target_of(share, usd, loss, strong_price)
-    check_target(to, sources)
     wanted = [one.strip() for one in found.split(",") if one.strip()] if found else []
-    pairs = gather(sources, labels, relevant, strong, wanted)
-    if strong_price is not None:
-        pairs.usd = strong_price
-    calibration = fit(pairs, target, relevant)
-    write(calibration, to)
-    print_calibration(calibration)
-    print(printable(f"calibration {to}"))
-    if (Path(sources[0]) / "config.yaml").is_file():
-        config = write_config(Path(sources[0]), calibration, to)
-        print(printable(f"config      {config}: {pasteable('relabel', 'run', config, '--set', 'input.path=…')}"))
-        print(
-            "            what doubt is sure to be a false negative is relabelled; its policy says so, and may say drop"
-        )
-    else:
-        use = f"judge: {{calibration: {to}}}, escalate: {{labels: [unsure]}}"
-        print(printable(f"            use it in a tier before {calibration.strong}: {use}"))
+    target = target_of(share, usd, loss, strong_price)
+    print_learnt(*learn(sources, labels, relevant, strong, wanted, target, strong_price, to), to)
 
 
 @app.command()

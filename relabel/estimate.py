@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
+from relabel.cascade import Tier
 from relabel.config import LLMJudgeSettings
 from relabel.costs import Prices
 from relabel.folder import Opened
@@ -72,15 +73,15 @@ def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
     prices = Prices(opened.config.rates)
     forms = {name: opened.cascade.prompts[judge.prompt].form for name, judge in judges.items()}
     found: list[TierEstimate] = []
-    shares, reached = _calibrated_shares(opened), _reached_by_all(opened)
-    before, open_before = _Count(), 0.0
-    for name, count in counts.items():
+    shares = _calibrated_shares(opened)
+    before, open_before, all_reach = _Count(), 0.0, True
+    for tier in opened.cascade.tiers:
+        name, count = tier.name, counts[tier.name]
         if name not in judges and not count.calls and not count.most.calls:
+            all_reach &= _passes_all(tier)
             continue
-        more, basis = _still_to_come(before, count, open_before, shares.get(name))
-        if name in reached:
-            more, basis = open_before, "every instance, counted"
-        open_before = count.waiting + more
+        more, basis = _still_to_come(before, count, open_before, 1.0 if all_reach else shares.get(name))
+        open_before, all_reach = count.waiting + more, _passes_all(tier)
         before = count if count.calls else before
         if name not in judges:
             continue
@@ -102,13 +103,9 @@ def estimate(opened: Opened, ledger: Ledger | None) -> list[TierEstimate]:
     return found
 
 
-def _reached_by_all(opened: Opened) -> set[str]:
-    """Tiers to which the one before passes on whatever it says."""
-    return {
-        after.name
-        for tier, after in pairwise(opened.cascade.tiers)
-        if tier.escalate is not None and {*tier.judge.labels, "abstained"} <= {*tier.escalate.labels}
-    }
+def _passes_all(tier: Tier) -> bool:
+    """Whether a tier passes on all candidates, whatever it says of them."""
+    return tier.escalate is not None and {*tier.judge.labels, "abstained"} <= {*tier.escalate.labels}
 
 
 def _calibrated_shares(opened: Opened) -> dict[str, float]:
@@ -125,8 +122,8 @@ def _still_to_come(before: _Count, count: _Count, waiting: float, share: float |
     """How many of the instances that wait at the tier before will reach this one too, and how that is known. `share` is
     what a calibration lets through of each.
     """
-    if not waiting:
-        return 0.0, "every instance, counted"
+    if not waiting or share == 1:
+        return waiting, "every instance, counted"
     answered = before.reached - before.waiting
     if answered < PILOT and share is not None:
         return waiting * share, f"{share:.0%} of the candidates, as its calibration was told"

@@ -119,6 +119,20 @@ def print_estimate(tiers: Sequence[TierEstimate]) -> None:
         print(f"in all      ${sum(cost for cost in costs if cost):,.2f}")
 
 
+def print_learnt(calibration: Calibration, config: Path | None, path: Path) -> None:
+    """What `relabel calibrate` has learnt and written, and what to do with it."""
+    print_calibration(calibration)
+    print(printable(f"calibration {path}"))
+    if config is not None:
+        print(printable(f"config      {config}: {pasteable('relabel', 'run', config, '--set', 'input.path=…')}"))
+        print(
+            "            what doubt is sure to be a false negative is relabelled; its policy says so, and may say drop"
+        )
+    else:
+        use = f"judge: {{calibration: {path}}}, escalate: {{labels: [unsure]}}"
+        print(printable(f"            use it in a tier before {calibration.strong}: {use}"))
+
+
 def print_calibration(calibration: Calibration) -> None:
     """What was fitted on, how good it is, and the frontier with the chosen point."""
     fitted, measured, strong = calibration.fitted_on, calibration.measured, printable(calibration.strong)

@@ -50,12 +50,15 @@ def build_report(config: Config, tally: Tally, meter: Meter, ledger: Ledger) -> 
 
 
 def calibrations(cascade: Cascade, judges: Sequence[Mapping[str, str | None]], tally: Tally) -> list[dict[str, Any]]:
-    """The calibrations that a run used: what was measured of each, the share that it escalated here, and where it was
-    used on what it was not fitted on, subsets (with their candidates) and `judges` (of other prompts or models).
+    """The calibrations that a run used, each by the first tier that it stands in: what was measured of it, the share
+    that it escalated here, and where it was used on what it was not fitted on: subsets (with their candidates) and
+    judges (of other prompts or models).
     """
     found = []
     now = {one["tier"]: " ".join(filter(None, (one["judge"], one["model"]))) for one in judges}
-    for tier, judge in cascade.calibrated.items():
+    first_users = {judge.sha256: tier for tier, judge in reversed(cascade.calibrated.items())}
+    for tier in reversed(first_users.values()):
+        judge = cascade.calibrated[tier]
         fitted = judge.calibration
         said = tally.tiers.get(tier, TierTally())
         weighed = {name: subset.weighed[tier] for name, subset in tally.subsets.items()}

@@ -27,7 +27,6 @@ METRICS = dict.fromkeys(("kappa", "precision", "recall", "f1"), 0.5) | {
 }
 POINT = {**METRICS, "share": 0.3, "strong_calls": 300.0, "usd": None}
 MEASURED = {
-    "folds": 5,
     "auc": 0.8,
     "brier": 0.1,
     "calibration_error": 0.02,

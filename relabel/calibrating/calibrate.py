@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from relabel.calibrating.agreement import Judged, calibration_error, difference, measured, reliability
-from relabel.calibrating.fitting import FOLDS, Flags, check_enough, usable
+from relabel.calibrating.fitting import Flags, check_enough, usable
 from relabel.calibrating.pairs import Pairs
 from relabel.calibrating.rule import Predicted, Rule, predicted
 from relabel.calibrating.target import SHARES, Target
@@ -92,7 +92,6 @@ def _on_silence(pairs: Pairs, silent: Flags) -> list[str]:
 def _quality(judged: Judged, cheap: Predicted) -> dict[str, Any]:
     curve = reliability(cheap.probability, judged.relevant)
     return {
-        "folds": FOLDS,
         "auc": round(float(roc_auc_score(judged.relevant, cheap.probability)), 4),
         "brier": round(float(brier_score_loss(judged.relevant, cheap.probability)), 4),
         "calibration_error": calibration_error(curve),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import yaml
 
+from relabel.calibrating.calibrate import calibrate
 from relabel.calibrating.pairs import Pairs, read_labels
 from relabel.calibrating.pilot import from_run
 from relabel.calibrating.tables import from_tables
+from relabel.calibrating.target import Target
 from relabel.calibration import FALSE_NEGATIVE, UNSURE, Calibration
+from relabel.cascade import Cascade
 from relabel.config import Config
 from relabel.errors import ConfigError
 from relabel.folder import recorded_config
@@ -24,10 +27,39 @@ DOUBT, COMBINED, SETTLED = "doubt", "combined", "settled"
 _CALIBRATED = ", calibrated"
 
 
+class Learnt(NamedTuple):
+    """A calibration, and the config beside it, if it is of a pilot run."""
+
+    calibration: Calibration
+    config: Path | None
+
+
+def learn(
+    sources: Sequence[str],
+    labels: str,
+    relevant: float,
+    strong: str,
+    found: Collection[str],
+    target: Target,
+    strong_price: float | None,
+    to: Path,
+) -> Learnt:
+    """Calibrate on a pilot run or verdict tables and human labels, and write what comes of it. Raises RelabelError."""
+    check_target(to)
+    pairs = gather(sources, labels, relevant, strong, found)
+    if strong_price is not None:
+        pairs.usd = strong_price
+    calibration = calibrate(pairs, target, relevant)
+    run = Path(sources[0])
+    config = calibrated(recorded_config(run)[0], calibration, to) if _is_run(run) else None
+    write(calibration, to)
+    return Learnt(calibration, write_config(run, calibration, config, to) if config else None)
+
+
 def gather(sources: Sequence[str], labels: str, relevant: float, strong: str, found: Collection[str]) -> Pairs:
     """The labelled pairs of a pilot run, or of verdict tables. Raises RelabelError."""
     graded = read_labels(labels, relevant)
-    runs = [source for source in sources if (Path(source) / RECORDED).is_file()]
+    runs = [source for source in sources if _is_run(Path(source))]
     if not runs:
         return from_tables(sources, graded, strong, found, relevant)
     if len(sources) > 1:
@@ -35,11 +67,15 @@ def gather(sources: Sequence[str], labels: str, relevant: float, strong: str, fo
     return from_run(Path(runs[0]), graded, strong, found)
 
 
-def check_target(path: Path, sources: Sequence[str]) -> None:
+def _is_run(folder: Path) -> bool:
+    return (folder / RECORDED).is_file()
+
+
+def check_target(path: Path) -> None:
     """Refuse to write where something else lies. Raises ConfigError."""
     if path.suffix != ".json":
         raise ConfigError(f"--to {path}: expected a file that ends in .json")
-    if (path.parent / RECORDED).is_file():
+    if _is_run(path.parent):
         raise ConfigError(f"--to {path}: lies in the folder of a run; name another place")
     ours = {path: b"relabel_calibration", path.with_suffix(".yaml"): _CALIBRATED.encode()}
     for file, mark in ours.items():
@@ -56,16 +92,15 @@ def write(calibration: Calibration, path: Path) -> None:
     path.write_bytes(content)
 
 
-def write_config(run: Path, calibration: Calibration, path: Path) -> Path:
-    """Write the pilot's config beside its calibration with that in it; returns where."""
-    config, _ = recorded_config(run)
+def write_config(run: Path, calibration: Calibration, config: dict[str, Any], path: Path) -> Path:
+    """Write a calibrated config beside its calibration; returns where."""
     place = path.with_suffix(".yaml")
     head = (
         f"# {run.name}{_CALIBRATED}: {calibration.strong} judges only what {DOUBT} is unsure of. What that is sure to\n"
         f"# be a false negative becomes a positive. How good this is stands in {path.name}, under `measured`.\n"
         f"#\n#   relabel run {place} --set input.path=train.jsonl\n#\n"
     )
-    text = yaml.safe_dump(calibrated(config, calibration, path), sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
     place.write_text(head + text, encoding="utf-8")
     return place
 
@@ -94,7 +129,5 @@ def calibrated(config: Config, calibration: Calibration, path: Path) -> dict[str
 
 
 def _every_label(config: Config, tier: str) -> list[str]:
-    from relabel.cascade import Cascade
-
     (judge,) = (one.judge for one in Cascade(config).tiers if one.name == tier)
     return [*judge.labels, "abstained"]

@@ -42,10 +42,12 @@ class _Gathering:
         self._labels = labels
         self._judge_labels = {tier.name: tier.judge.labels for tier in self._tiers}
         policy = opened.config.policy
-        self._found = frozenset(found) or frozenset((*policy.relabel, *policy.drop, *policy.remove))
+        acted_on = (*policy.relabel, *policy.drop, *policy.remove, *policy.drop_any)
+        self._found = frozenset(found or acted_on)
         gives = self._judge_labels[strong]
-        if unknown := set(found) - set(gives) or not self._found & set(gives):
-            which = ", ".join(sorted(unknown)) if isinstance(unknown, set) else "none in the policy"
+        unknown = ", ".join(sorted(set(found) - set(gives)))
+        if unknown or self._found.isdisjoint(gives):
+            which = unknown or "none in the policy"
             raise ConfigError(f"--found: {which}; say which labels of {strong} mean relevant: {', '.join(gives)}")
         self._pairs: dict[Name, Pair] = {}
         self._decided: set[Name] = set()

@@ -13,7 +13,7 @@ CLOSE, CLEAR = "close", "clear"
 
 
 def labels(settings: ScreenSettings, scores: Sequence[float], yardstick: float | None) -> list[str]:
-    """ "close" or "clear" for each candidate of an instance, by their scores and the closest positive's.
+    """What each candidate of an instance is, close or clear, by their scores and the closest positive's.
 
     `score`: as close as the threshold. `share`: as close as this share of the positive ("TopK-PercPos"); of a negative
     score the share lies below it, of 0 there is none. `margin`: at most so far below the positive ("TopK-MarginPos").

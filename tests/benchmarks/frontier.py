@@ -15,10 +15,11 @@ import argparse
 import json
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -33,9 +34,12 @@ from relabel.config import ModelScreenSettings, WordScreenSettings
 from relabel.errors import ConfigError, RelabelError
 from relabel.formats.storage import open_store
 from relabel.judges import Judge
-from relabel.records import Case, Instance, Passage, Verdicts
+from relabel.records import Case, Instance, Passage, Verdict, Verdicts
 from relabel.screens import make_screen
 from relabel.signals import features
+
+if TYPE_CHECKING:
+    from relabel.clients.measuring import Measuring
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 _KINDS = ("samples", "prompt_votes")
@@ -94,61 +98,47 @@ def votes_of(row: Mapping[str, Any]) -> Iterator[tuple[str, list[float]]]:
                 yield f"{kind}:{name}", votes
 
 
-def screens(embedder: str | None) -> dict[str, Judge]:
+class Screens:
     """The free judges: near-duplicates, and closeness by an embedder, or by words where there is none."""
-    settings: dict[str, WordScreenSettings | ModelScreenSettings]
-    settings = {"near": WordScreenSettings(screen="near-duplicate")}
-    if embedder is None:
-        settings["lexical"] = WordScreenSettings(screen="lexical")
-    else:
-        settings["embedding"] = ModelScreenSettings(screen="embedding", model=embedder)
-    return {tier: make_screen(tier, one) for tier, one in settings.items()}
+
+    def __init__(self, embedder: str | None, cache: Path) -> None:
+        self.judges = {"near": make_screen("near", WordScreenSettings(screen="near-duplicate"))}
+        self._model: Measuring | None = None
+        if embedder is None:
+            self.judges["lexical"] = make_screen("lexical", WordScreenSettings(screen="lexical"))
+        else:
+            from relabel.clients.measuring import load
+
+            settings = ModelScreenSettings(screen="embedding", model=embedder)
+            self.judges["embedding"] = make_screen("embedding", settings)
+            self._model = load(settings, cache)
+
+    def features(self, instances: Sequence[Instance]) -> dict[Name, dict[str, float]]:
+        """What the screens find, by candidate."""
+        said: defaultdict[Name, Verdicts] = defaultdict(tuple)
+        for judge in self.judges.values():
+            for instance in instances:
+                for place, verdict in answered(judge, instance, self._model).items():
+                    said[instance.query_id, instance.negatives[place].docid] += (verdict,)
+        labels = {tier: judge.labels for tier, judge in self.judges.items()}
+        return {name: features(verdicts, labels) for name, verdicts in said.items()}
 
 
-def screened(instances: Sequence[Instance], judges: dict[str, Judge], cache: Path) -> dict[Name, dict[str, float]]:
-    """The features that the screens find, by candidate."""
-    said: dict[Name, Verdicts] = {}
-    for judge in judges.values():
-        for instance in instances:
-            case = Case(instance, "", [() for _ in instance.negatives], [])
-            for place, verdict in answered(judge, case, cache).items():
-                name = (instance.query_id, instance.negatives[place].docid)
-                said[name] = (*said.get(name, ()), verdict)
-    labels = {tier: judge.labels for tier, judge in judges.items()}
-    return {name: features(verdicts, labels) for name, verdicts in said.items()}
-
-
-def answered(judge: Judge, case: Case, cache: Path) -> dict[int, Any]:
+def answered(judge: Judge, instance: Instance, model: Measuring | None) -> dict[int, Verdict]:
     """A screen's verdicts on all candidates, its requests answered by the model."""
-    asking = judge.judge(case, "", range(len(case.candidates)))
+    asking = judge.judge(Case(instance, "", [() for _ in instance.negatives], []), "", range(len(instance.negatives)))
     try:
         calls = next(asking)
+        assert model is not None, "a screen of words asks nobody"
         while True:
-            calls = asking.send(_model(judge, cache).measure([call.request for call in calls]))
+            calls = asking.send(model.measure([call.request for call in calls]))
     except StopIteration as finished:
         return dict(finished.value.candidates)
 
 
-_loaded: dict[str, Any] = {}
-
-
-def _model(judge: Judge, cache: Path) -> Any:
-    from relabel.clients.measuring import load
-
-    if judge.name not in _loaded:
-        _loaded[judge.name] = load(judge._settings, cache)  # type: ignore[attr-defined]
-    return _loaded[judge.name]
-
-
-def pairs_of(
-    data: Collection,
-    free: dict[Name, dict[str, float]],
-    judges: dict[str, Judge],
-    cheap: Sequence[str],
-    strong: str,
-    relevant: float,
-) -> Pairs:
+def pairs_of(data: Collection, screens: Screens, cheap: Sequence[str], strong: str, relevant: float) -> Pairs:
     """The candidates with their features, cheap and strong."""
+    free = screens.features(data.instances)
     table = Table()
     for name, said in data.votes.items():
         for signal, votes in said.items():
@@ -165,7 +155,7 @@ def pairs_of(
         )
         for name, grade in data.grades.items()
     ]
-    names = [f"{tier}.{field}" for tier, judge in judges.items() for field in judge.features]
+    names = [f"{tier}.{field}" for tier, judge in screens.judges.items() for field in judge.features]
     return Pairs(pairs, strong, [*names, *(f"{signal}.grade" for signal in cheap)], [f"{strong}.grade"])
 
 
@@ -231,17 +221,17 @@ def compare(given: Any) -> Compared:
         if signal not in cheap:
             known = ", ".join(sorted(fit_data.signals & data.signals - {given.strong})) or "none"
             note(f"{signal}: not in both files, left out; they share {known}")
-    judges = screens(None if given.no_embed else given.embed_model or bundled())
     with tempfile.TemporaryDirectory() as scratch:
-        cache = given.cache or Path(scratch) / "vectors.sqlite"
+        embedder = None if given.no_embed else given.embed_model or bundled()
+        screens = Screens(embedder, given.cache or Path(scratch) / "vectors.sqlite")
         fitted, *rest = (
-            pairs_of(one, screened(one.instances, judges, cache), judges, cheap, given.strong, given.relevant)
+            pairs_of(one, screens, cheap, given.strong, given.relevant)
             for one in ([data] if given.same else [fit_data, data])
         )
     other = rest[0] if rest else None
     measured_on = other or fitted
     names = usable(fitted.pairs, fitted.cheap)
-    free = [name for name in names if name.split(".")[0] in judges]
+    free = [name for name in names if name.split(".")[0] in screens.judges]
     return Compared(
         measured_on,
         names,
