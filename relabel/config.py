@@ -298,10 +298,13 @@ class LedgerSettings(Settings):
 
 
 class OutputSettings(Settings):
-    """The run folder, and the format of the cleaned set ("same": the input's)."""
+    """The run folder, the format of the cleaned set ("same": the input's), and metadata for its dataset card, such as
+    `license` and `language`, in the hub's words.
+    """
 
     dir: str | None = None
     format: str = "same"
+    card: dict[str, Any] = {}
 
 
 class Config(Settings):

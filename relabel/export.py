@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 
 import orjson
@@ -16,7 +15,7 @@ import orjson
 from relabel.cascade import Cascade
 from relabel.config import PolicySettings
 from relabel.errors import Unfinished
-from relabel.formats import Sink, Source
+from relabel.formats import Sink
 from relabel.ledger import Ledger
 from relabel.meter import Meter
 from relabel.policy import decide
@@ -28,21 +27,20 @@ QUARANTINE = "quarantine.jsonl"
 
 
 def outcomes(
-    source: Source,
+    records: Iterable[Instance | Quarantined],
     cascade: Cascade,
     policy: PolicySettings,
     ledger: Ledger,
     meter: Meter,
     *,
-    limit: int | None = None,
     needs_negatives: bool = False,
 ) -> Iterator[Outcome | Quarantined]:
-    """Every record of the source in order, decided from what the ledger holds; nothing is sent.
+    """Every record in order, decided from what the ledger holds; nothing is sent.
 
     `meter` is told of every call. `needs_negatives` says that the cleaned set's format cannot hold an instance without
     negatives.
     """
-    for record in islice(source, limit):
+    for record in records:
         if isinstance(record, Quarantined):
             yield record
         else:

@@ -6,10 +6,11 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from relabel.formats import Sink, Source, needs_negatives, open_sink, open_sourc
 from relabel.ledger import Ledger, segments
 from relabel.loading import RECORDED, find_config, load_config, parse, read_yaml, yaml_mapping
 from relabel.meter import Meter
-from relabel.records import Outcome, Quarantined
-from relabel.report import PAGE, REPORT
+from relabel.records import Instance, Outcome, Quarantined
+from relabel.report import CARD, PAGE, REPORT, SUMMARY
 from relabel.resources import shipped
 from relabel.tables import DECISIONS, POSITIVES
 from relabel.text import without_credentials
@@ -34,7 +35,8 @@ from relabel.text import without_credentials
 CONFIG, REVIEWS = RECORDED, "reviews.jsonl"
 _CLEANED = tuple(f"cleaned{suffix}" for suffix in (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".hf", ".beir"))
 _DERIVED = (DECISIONS, POSITIVES, QUARANTINE)
-_OURS = (*_CLEANED, *_DERIVED, CONFIG, REPORT, PAGE)
+PAGES = (PAGE, SUMMARY, CARD)
+_OURS = (*_CLEANED, *_DERIVED, *PAGES, REPORT, CONFIG)
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,22 @@ class Opened:
 
     def outcomes(self, ledger: Ledger, meter: Meter | None = None) -> Iterator[Outcome | Quarantined]:
         """Every record in order, decided from what the ledger holds; `meter` is told of the calls."""
+        return self._decided(islice(self.source, self.config.input.limit), ledger, meter or Meter())
+
+    def outcomes_at(self, lines: Set[int], ledger: Ledger) -> Iterator[Outcome]:
+        """The instances that begin at these lines, decided."""
+        found = self._decided(self.source.at(lines), ledger, Meter())
+        return (outcome for outcome in found if isinstance(outcome, Outcome))
+
+    def _decided(
+        self, records: Iterable[Instance | Quarantined], ledger: Ledger, meter: Meter
+    ) -> Iterator[Outcome | Quarantined]:
         return outcomes(
-            self.source,
+            records,
             self.cascade,
             self.config.policy,
             ledger,
-            meter or Meter(),
-            limit=self.config.input.limit,
+            meter,
             needs_negatives=needs_negatives(self.converted) if self.converted else self.source.needs_negatives,
         )
 
@@ -197,7 +208,7 @@ def guard(folder: Path, given: InputSettings) -> None:
 
 def discard_derived(folder: Path, *, but: Collection[Path] = ()) -> None:
     """Remove what another state of the run derived, so that nothing stale lies beside a run that does not finish."""
-    for name in (*_CLEANED, *_DERIVED, REPORT, PAGE):
+    for name in (*_CLEANED, *_DERIVED, *PAGES, REPORT):
         discard(partial_path(folder / name))
         if folder / name not in but:
             discard(folder / name)
@@ -210,7 +221,7 @@ def size_of(path: Path) -> int:
 
 def up_to_date(opened: Opened, known: dict[str, Any], fingerprint: dict[str, str]) -> bool:
     """Whether all that is derived is there, complete, and derived from what the fingerprint names."""
-    if known.get("fingerprint") != fingerprint or not (opened.folder / PAGE).is_file():
+    if known.get("fingerprint") != fingerprint or not all((opened.folder / name).is_file() for name in PAGES):
         return False
     if any(known.get(name, {}).get("unanswered") for name in ("candidates", "positives")):
         return False

@@ -15,6 +15,7 @@ class TierMeter:
 
     calls: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     prefix_tokens: float = 0.0
 
@@ -41,6 +42,7 @@ class Meter:
             tier = self.tiers.setdefault(call.tier, TierMeter())
             tier.calls += 1
             tier.prompt_tokens += reply.usage.prompt
+            tier.cached_tokens += reply.usage.cached
             tier.completion_tokens += reply.usage.completion
             prompt = "".join([message["content"] for message in call.request.messages])
             before = self._before.setdefault(call.request.model, [])
@@ -54,6 +56,7 @@ class Meter:
         return {
             "calls": one.calls,
             "prompt_tokens": one.prompt_tokens,
+            "cached_tokens": one.cached_tokens,
             "completion_tokens": one.completion_tokens,
             "prefix_share": round(one.prefix_tokens / one.prompt_tokens, 4) if one.prompt_tokens else None,
         }

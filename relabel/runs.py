@@ -14,6 +14,7 @@ from typing import Any
 
 from relabel import __version__
 from relabel.asker import Asker, Progress, TierProgress, most_open
+from relabel.audits import Labels, audited, write_pages
 from relabel.cascade import Cascade
 from relabel.clients import Client, make_client
 from relabel.clients.screen import ScreenClient
@@ -23,6 +24,7 @@ from relabel.engine import Watch, answer, interruptible, watched
 from relabel.errors import ConfigError, Damaged, InputError, RunStopped, Unfinished
 from relabel.export import QUARANTINE, discard, partial_path, write_all
 from relabel.folder import (
+    PAGES,
     Opened,
     derived_files,
     discard_derived,
@@ -48,7 +50,7 @@ from relabel.limits import Stop
 from relabel.loading import load_config
 from relabel.log import Log
 from relabel.meter import Meter
-from relabel.report import PAGE, REPORT, build_report, calibrations, read_report, write_report
+from relabel.report import REPORT, build_report, calibrations, read_report
 from relabel.salvage import salvage
 from relabel.screens.models import client_of
 from relabel.settings import BatchClientSettings
@@ -222,7 +224,7 @@ def _make(folder: Path) -> None:
         raise ConfigError(f"{folder}: cannot be made: {fault.strerror}; name another folder with --output") from None
 
 
-def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str, Any]:
+def derive(opened: Opened, ledger: Ledger, *, partial: bool = False, labels: Labels | None = None) -> dict[str, Any]:
     """Write all derived files of a run into its folder, from its ledger alone. Raises Unfinished."""
     meter = Meter()
     discard(partial_path(opened.cleaned))
@@ -234,9 +236,25 @@ def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str
     report["policy"] = opened.config.policy.model_dump(mode="json")
     report["files"] = {path.name: size_of(path) for path in derived_files(opened)}
     report["fingerprint"] = fingerprint_of(opened, ledger)
-    write_report(opened.folder, report, opened.folder.name)
-    discard_derived(opened.folder, but=(*derived_files(opened), opened.folder / REPORT, opened.folder / PAGE))
+    write_pages(opened, audited(opened, ledger, report, labels))
+    pages = (opened.folder / name for name in (*PAGES, REPORT))
+    discard_derived(opened.folder, but=(*derived_files(opened), *pages))
     return report
+
+
+def report_run(folder: str | Path, labels: Labels | None = None) -> dict[str, Any]:
+    """Write a run's report again; `labels` are what people say of its candidates, by (query_id, docid).
+
+    What is up to date is not derived again: its tables are asked anew. Raises RelabelError; Unfinished if replies are
+    missing.
+    """
+    opened = reopen(folder)
+    known = read_report(opened.folder)
+    if known is None or not up_to_date(opened, known, fingerprint_of(opened)):
+        return export_run(folder, labels=labels)[1]
+    with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger:
+        write_pages(opened, audited(opened, ledger, known, labels))
+    return known
 
 
 def export_run(
@@ -246,6 +264,7 @@ def export_run(
     format: str | None = None,
     to: str | Path | None = None,
     partial: bool = False,
+    labels: Labels | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Derive a run's files again, from its ledger alone; returns where the cleaned set is, and the report.
 
@@ -260,7 +279,7 @@ def export_run(
         if opened.converted:
             needs_negatives(opened.converted)
     try:
-        return _export(opened, to, partial)
+        return _export(opened, to, partial, labels)
     except Unfinished as fault:
         raise Unfinished(
             f"{fault}. `{pasteable('relabel', 'run', opened.folder)}` goes on; "
@@ -268,10 +287,10 @@ def export_run(
         ) from None
 
 
-def _export(opened: Opened, to: str | Path | None, partial: bool) -> tuple[Path, dict[str, Any]]:
+def _export(opened: Opened, to: str | Path | None, partial: bool, labels: Labels | None) -> tuple[Path, dict[str, Any]]:
     if to is None:
         with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger, Log(opened.folder) as log:
-            report = derive(opened, ledger, partial=partial)
+            report = derive(opened, ledger, partial=partial, labels=labels)
             write_config(opened)
             log.write("exported", instances=report["instances"], candidates=report["candidates"])
         return opened.cleaned, report

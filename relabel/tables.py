@@ -4,6 +4,7 @@ a judge was asked about.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ _TYPES = {
 
 _DECISION = (
     *("query_id", "docid", "subset", "position", "action", "instance_action", "rule", "tier", "label", "score"),
-    *("score_kind", "evidence", "offset", "found", "reason", "verdicts", "instance_rule", "mined_score", "line"),
+    *("score_kind", "evidence", "offset", "found", "reason", "verdicts", "trail"),
+    *("instance_rule", "mined_score", "line"),
 )
 _POSITIVE = (
     *("query_id", "docid", "subset", "position", "suspect", "tier", "label", "score"),
@@ -94,12 +96,13 @@ class DecisionsWriter(_Table):
         columns["rule"] += [decision.rule for decision in outcome.decisions]
         columns["reason"] += [decision.reason for decision in outcome.decisions]
         self.fill([decision.verdicts[-1] if decision.verdicts else None for decision in outcome.decisions])
-        said: dict[int, str] = {}
+        said: dict[int, tuple[str, str]] = {}
         for decision in outcome.decisions:
             found = said.get(id(decision))
             if found is None:
-                found = said[id(decision)] = verdicts_json(decision.verdicts)
-            columns["verdicts"].append(found)
+                found = said[id(decision)] = verdicts_json(decision.verdicts), trail_of(decision.verdicts)
+            columns["verdicts"].append(found[0])
+            columns["trail"].append(found[1])
         self.keep_small()
 
 
@@ -126,6 +129,17 @@ class PositivesWriter(_Table):
                 columns["line"].append(instance.line)
                 self.fill([verdicts[-1]])
         self.keep_small()
+
+
+def trail_of(verdicts: Verdicts) -> str:
+    """What each tier said, as a JSON object from tier to label, first tier first: `{"cheap": "worse", "strong":
+    "abstained: length"}`. There are few of them, however many candidates, so that a run is easily grouped by them.
+    """
+    return json.dumps({one.tier: one.label or f"{ABSTAINED}{one.abstained}" for one in verdicts}, ensure_ascii=False)
+
+
+ABSTAINED = "abstained: "
+"""What begins an abstention in a trail; its reason follows."""
 
 
 def verdicts_json(verdicts: Verdicts) -> str:

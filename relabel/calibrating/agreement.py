@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from relabel import statistics
 from relabel.calibrating.fitting import Flags, Floats, numbered_queries, relevant_of
 from relabel.calibrating.pairs import Pair
-
-RESAMPLES = 1000
-_METRICS = ("kappa", "precision", "recall", "f1")
+from relabel.statistics import found_metrics, interval, resampled
 
 
 @dataclass(frozen=True)
@@ -34,43 +33,21 @@ class Judged:
         return np.stack([np.bincount(self.query, kind).astype(np.int64) for kind in kinds], axis=1)
 
 
-def metrics(counts: npt.NDArray[Any]) -> dict[str, Any]:
-    """Cohen's kappa, precision, recall and F1 of (…, 4) counts; 0 where there is nothing to divide by."""
-    tp, fp, fn, tn = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
-    total = tp + fp + fn + tn
-    agreed = (tp + tn) / total
-    chance = ((tp + fp) * (tp + fn) + (fn + tn) * (fp + tn)) / total**2
-    return {
-        "kappa": _ratio(agreed - chance, 1 - chance),
-        "precision": _ratio(tp, tp + fp),
-        "recall": _ratio(tp, tp + fn),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-    }
-
-
 def measured(judged: Judged, found: Flags) -> dict[str, Any]:
     """The metrics of decisions, each with its 95 % interval by a bootstrap over queries."""
-    counts = judged.counts(found)
-    whole, resampled = metrics(counts.sum(axis=0)), metrics(_resampled(counts))
-    row: dict[str, Any] = {name: round(float(whole[name]), 4) for name in _METRICS}
-    return row | {f"{name}_95": interval(resampled[name]) for name in _METRICS}
+    return statistics.measured(judged.counts(found))
 
 
 def kappa_of(judged: Judged, found: Flags) -> float:
     """Cohen's kappa of decisions with people's labels."""
-    return float(metrics(judged.counts(found).sum(axis=0))["kappa"])
+    return float(found_metrics(judged.counts(found).sum(axis=0))["kappa"])
 
 
 def difference(judged: Judged, found: Flags, other: Flags) -> dict[str, Any]:
     """Kappa of `found` less that of `other`, with the interval of a paired bootstrap over queries."""
     one, two = judged.counts(found), judged.counts(other)
-    kappas = metrics(_resampled(one))["kappa"] - metrics(_resampled(two))["kappa"]
+    kappas = found_metrics(resampled(one))["kappa"] - found_metrics(resampled(two))["kappa"]
     return {"kappa": round(kappa_of(judged, found) - kappa_of(judged, other), 4), "kappa_95": interval(kappas)}
-
-
-def interval(values: Floats) -> list[float]:
-    """The middle 95 % of resampled values."""
-    return [round(float(value), 4) for value in np.quantile(values, (0.025, 0.975))]
 
 
 def reliability(probability: Floats, relevant: Flags, bins: int = 10) -> list[dict[str, Any]]:
@@ -91,15 +68,3 @@ def calibration_error(curve: Sequence[dict[str, Any]]) -> float:
     """The expected calibration error of a reliability curve."""
     apart = sum(row["pairs"] * abs(row["probability"] - row["relevant"]) for row in curve)
     return round(float(apart / sum(row["pairs"] for row in curve)), 4)
-
-
-def _resampled(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The summed counts of queries drawn anew, with the same draws for the same number of queries."""
-    queries = len(counts)
-    drawn = np.random.default_rng(0).multinomial(queries, np.full(queries, 1 / queries), RESAMPLES)
-    summed: npt.NDArray[np.int64] = drawn @ counts
-    return summed
-
-
-def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)

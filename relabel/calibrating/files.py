@@ -10,7 +10,7 @@ import orjson
 import yaml
 
 from relabel.calibrating.calibrate import calibrate
-from relabel.calibrating.pairs import Pairs, read_labels
+from relabel.calibrating.pairs import Pairs
 from relabel.calibrating.pilot import from_run
 from relabel.calibrating.tables import from_tables
 from relabel.calibrating.target import Target
@@ -19,6 +19,7 @@ from relabel.cascade import Cascade
 from relabel.config import Config
 from relabel.errors import ConfigError
 from relabel.folder import recorded_config
+from relabel.labels import read_labels
 from relabel.loading import RECORDED
 
 DOUBT, COMBINED, SETTLED = "doubt", "combined", "settled"

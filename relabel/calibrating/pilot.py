@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from relabel.calibrating.pairs import Name, Pair, Pairs, count_unjudged
+from relabel.calibrating.pairs import Pair, Pairs, count_unjudged
 from relabel.costs import Prices
 from relabel.errors import ConfigError, Unfinished
 from relabel.folder import Opened, judges_of, ledger_of, reopen
+from relabel.labels import Name
 from relabel.ledger import Ledger
 from relabel.records import UNANSWERED, Decision, Outcome
 from relabel.signals import features

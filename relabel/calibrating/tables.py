@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from relabel.calibrating.pairs import Name, Pair, Pairs, count_unjudged, is_number, name_of, rows_of
+from relabel.calibrating.pairs import Pair, Pairs, count_unjudged
 from relabel.errors import ConfigError, InputError
+from relabel.labels import Name, is_number, name_of, rows_of
 from relabel.records import Verdict
 from relabel.signals import GRADE, SCORE, features, fields
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +46,9 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Instance | Quarantined]:
         """All records in order, each an instance or quarantined."""
 
+    def at(self, lines: Set[int]) -> Iterator[Instance]:
+        """The instances that begin at these lines, in order; of a repeated id the number may be left out."""
+
     def identity(self) -> tuple[int, str]:
         """(size in bytes, sha256 in hex)."""
 
@@ -72,6 +75,12 @@ class RowSource:
     def __iter__(self) -> Iterator[Instance | Quarantined]:
         """All records in order."""
         return self._format.read(self._store.rows(), self._subset)
+
+    def at(self, lines: Set[int]) -> Iterator[Instance]:
+        """Where each row is an instance, the other rows are skipped unread."""
+        rows = self._store.rows(lines if self._format.one_row else None)
+        found = self._format.read(rows, self._subset)
+        return (record for record in found if isinstance(record, Instance) and record.line in lines)
 
     def sink(self, path: Path) -> Sink:
         """Unchanged instances are written as they came; a suffix other than the source's names another container."""

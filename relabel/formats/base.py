@@ -65,6 +65,9 @@ class Format(Protocol):
     """Whether an instance without negatives cannot be expressed in this format."""
     sides: tuple[str, str]
     """What the names of columns with positives, and of those with negatives, begin with."""
+    one_row: bool
+    """Whether every row is an instance of its own, so that one can be read without those before it (but for the
+    number behind a repeated id)."""
 
     def recognises(self, record: Mapping[str, Any]) -> bool:
         """Whether a record looks like this format, by its columns."""

@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,10 @@ class Beir:
                     yield self._instance(index, query_id, line)
                 except RecordError as fault:
                     yield Quarantined(line, str(fault), {"query_id": query_id})
+
+    def at(self, lines: Set[int]) -> Iterator[Instance]:
+        """Those of all that begin there: a line of the qrels, or of the run."""
+        return (record for record in self if isinstance(record, Instance) and record.line in lines)
 
     def _instance(self, index: _Index, query_id: str, line: int) -> Instance:
         query = index.record("query", query_id)

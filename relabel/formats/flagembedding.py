@@ -35,6 +35,7 @@ class FlagEmbedding:
     name = "flagembedding"
     needs_negatives = False
     sides = ("pos", "neg")
+    one_row = True
 
     def recognises(self, record: Mapping[str, Any]) -> bool:
         """A query beside `pos` or `neg`."""

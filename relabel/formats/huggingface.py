@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ class HuggingFaceDisk:
         self._dataset = loaded
         self._position = 0.0
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, only: Set[int] | None = None) -> Iterator[Row]:
         """Read batch by batch from the memory-mapped files."""
         total = max(len(self._dataset), 1)
         with readable(self.path, "a saved dataset"):
-            for row in numbered_rows(self.path, self._dataset.with_format("arrow").iter(BATCH)):
+            for row in numbered_rows(self.path, self._dataset.with_format("arrow").iter(BATCH), only):
                 self._position = row.number / total
                 yield row
 
@@ -121,7 +121,7 @@ class HuggingFaceHub:
                 "input.path, input.name and input.split."
             ) from None
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, only: Set[int] | None = None) -> Iterator[Row]:
         """As they arrive."""
         number, records = 0, iter(self._dataset)
         while True:
@@ -133,7 +133,8 @@ class HuggingFaceHub:
                 message = f"{self._where}: the hub stopped after row {number}: {_brief(fault)}. Run again to go on."
                 raise InputError(message) from None
             number += 1
-            yield Row(number, record)
+            if only is None or number in only:
+                yield Row(number, record)
 
     def fraction(self) -> float | None:
         """Nobody knows how much is still to come."""

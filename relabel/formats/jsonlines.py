@@ -7,7 +7,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,8 +34,10 @@ class JsonLines:
         self.suffix = ".jsonl" + compression
         self._position = 0.0
 
-    def rows(self) -> Iterator[Row]:
-        """Line by line. Raises InputError where a compressed file is damaged or cut off."""
+    def rows(self, only: Set[int] | None = None) -> Iterator[Row]:
+        """Line by line; of all but the wanted ones not even parsed. Raises InputError where a compressed file is
+        damaged or cut off.
+        """
         size = max(self.path.stat().st_size, 1)
         with self.path.open("rb") as file:
             lines = decompressed(file, self.compression)
@@ -49,6 +51,8 @@ class JsonLines:
                 if not raw:
                     break
                 number += 1
+                if only is not None and number not in only:
+                    continue
                 self._position = file.tell() / size
                 if not (raw.isspace() or (number == 1 and raw.strip() == BOM)):
                     yield json_row(number, raw)

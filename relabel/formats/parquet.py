@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,13 @@ class Parquet:
         if twice := {name for name in self._schema.names if self._schema.names.count(name) > 1}:
             raise InputError(f"{path}: several columns are named {', '.join(sorted(twice))}; give each its own name")
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, only: Set[int] | None = None) -> Iterator[Row]:
         """Read batch by batch."""
         import pyarrow.parquet as pq
 
         with readable(self.path, "Parquet"), pq.ParquetFile(self.path) as file:
             total = max(file.metadata.num_rows, 1)
-            for row in numbered_rows(self.path, file.iter_batches(BATCH)):
+            for row in numbered_rows(self.path, file.iter_batches(BATCH), only):
                 self._position = row.number / total
                 yield row
 
@@ -148,10 +148,13 @@ def widened(schema: Any, sides: tuple[str, str]) -> Any:
     return schema if schema.equals(before) else schema.with_metadata(None)
 
 
-def numbered_rows(path: Path, batches: Iterable[Any]) -> Iterator[Row]:
-    """The rows of a file's batches. Raises InputError where one holds what Python cannot."""
+def numbered_rows(path: Path, batches: Iterable[Any], only: Set[int] | None = None) -> Iterator[Row]:
+    """The rows of a file's batches, or the wanted ones among them. Raises InputError for what Python cannot hold."""
     number = 0
     for batch in batches:
+        if only is not None and only.isdisjoint(range(number + 1, number + len(batch) + 1)):
+            number += len(batch)
+            continue
         try:
             records = batch.to_pylist()
         except Exception as fault:  # each type of column fails in its own way
@@ -159,7 +162,8 @@ def numbered_rows(path: Path, batches: Iterable[Any]) -> Iterator[Row]:
             raise InputError(f"{path}: {rows}: {why}. Leave that column out, or cast it.") from None
         for record in records:
             number += 1
-            yield Row(number, record)
+            if only is None or number in only:
+                yield Row(number, record)
 
 
 def _at_fault(batch: Any) -> str | None:

@@ -64,6 +64,7 @@ class SentenceTransformers:
 
     name = "sentence-transformers"
     sides = ("positive", "negative")
+    one_row = False
 
     def __init__(self, layout: str) -> None:
         self.layout = layout

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -42,8 +42,8 @@ class Store(Protocol):
     suffix: str
     """What the name of a copy ends in: `.jsonl.gz`, `.parquet`, `.hf`."""
 
-    def rows(self) -> Iterator[Row]:
-        """All rows, from the first, numbered from 1."""
+    def rows(self, only: Set[int] | None = None) -> Iterator[Row]:
+        """All rows, from the first, numbered from 1; or of these only those with a wanted number."""
 
     def fraction(self) -> float | None:
         """The share that the latest `rows()` has read so far, from 0 to 1, where it can be told."""

@@ -31,6 +31,7 @@ class Tevatron:
     name = "tevatron"
     needs_negatives = False
     sides = ("positive", "negative")
+    one_row = True
 
     def recognises(self, record: Mapping[str, Any]) -> bool:
         """Both passage columns bear names of their own."""

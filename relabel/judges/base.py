@@ -57,7 +57,7 @@ class Judge(Protocol):
     """How ledgers and reports name it."""
 
     labels: Sequence[str]
-    """All that it can say."""
+    """All that it can say, the last most in a candidate's favour (but for `unsure`)."""
 
     features: Sequence[str]
     """The fields of its verdicts that a calibration can weigh."""

@@ -37,7 +37,7 @@ class ModelScreen:
         self._tier = tier
         self._settings = settings
         self.name: str = settings.screen
-        self.labels: Sequence[str] = (CLOSE, CLEAR)
+        self.labels: Sequence[str] = (CLEAR, CLOSE)
         self.features: Sequence[str] = EMBEDDING if settings.screen == "embedding" else CROSS_ENCODER
 
     def judge(self, case: Case, kind: str, candidates: Sequence[int]) -> Asking[Found]:

@@ -25,7 +25,7 @@ class WordScreen:
         self._settings = settings
         self.name: str = settings.screen
         self._label = _SAYS.get(settings.screen, CLOSE)
-        self.labels: Sequence[str] = (self._label, CLEAR)
+        self.labels: Sequence[str] = (CLEAR, self._label)
         self.features: Sequence[str] = ("score",) if settings.screen in _SAYS else ("score", "of_positives")
 
     def judge(self, case: Case, kind: str, candidates: Sequence[int]) -> Asking[Found]:

@@ -27,13 +27,14 @@ from sklearn.metrics import roc_auc_score
 from relabel.calibrating.agreement import Judged, difference, kappa_of, measured
 from relabel.calibrating.calibrate import strong_of
 from relabel.calibrating.fitting import Flags, check_enough, usable, values_of
-from relabel.calibrating.pairs import Name, Pair, Pairs, is_number
+from relabel.calibrating.pairs import Pair, Pairs
 from relabel.calibrating.rule import BestAgreement, Predicted, Rule, predicted
 from relabel.calibrating.tables import Table
 from relabel.config import ModelScreenSettings, WordScreenSettings
 from relabel.errors import ConfigError, RelabelError
 from relabel.formats.storage import open_store
 from relabel.judges import Judge
+from relabel.labels import Name, is_number
 from relabel.records import Case, Instance, Passage, Verdict, Verdicts
 from relabel.screens import make_screen
 from relabel.signals import features

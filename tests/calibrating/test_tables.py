@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from relabel.calibrating.pairs import Pairs, read_labels
+from relabel.calibrating.pairs import Pairs
 from relabel.calibrating.tables import from_tables
 from relabel.errors import ConfigError, InputError
+from relabel.labels import read_labels
 
 LABELS = {("q1", "d1"): True, ("q1", "d2"): False}
 

@@ -1,0 +1,42 @@
+"""The report of a run: its counts, the audit of its tables, and examples with their texts and replies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from relabel.costs import Prices
+from relabel.folder import REVIEWS, Opened
+from relabel.labels import Name, read_reviews
+from relabel.ledger import Ledger
+from relabel.report import write_report
+from relabel.report.advice import checks, costs, damage
+from relabel.report.audit import audit
+from relabel.report.card import write_card
+from relabel.report.examples import choose, described
+from relabel.report.facts import facts_of, flags_of
+from relabel.report.queries import Tables
+
+Labels = Mapping[Name, bool]
+"""Whether people call a candidate relevant, by (query_id, docid)."""
+
+
+def audited(opened: Opened, ledger: Ledger, report: dict[str, Any], labels: Labels | None = None) -> dict[str, Any]:
+    """The report of a run whose tables are written, with its audit added; `labels` go before the run's reviews."""
+    facts = facts_of(opened.config, opened.cascade)
+    people = {**read_reviews(opened.folder / REVIEWS), **(labels or {})}
+    with Tables(opened.folder, flags_of(facts), people) as tables:
+        report |= audit(tables, facts, report)
+        chosen = choose(tables)
+    report["cost"] = costs(facts, report, Prices(opened.config.rates))
+    report["damage"] = damage(report["changes"], report["suspect_positives"])
+    report["checks"] = checks(report)
+    outcomes = opened.outcomes_at({one.line for one in chosen}, ledger)
+    report["examples"] = described(chosen, outcomes, ledger.get)
+    return report
+
+
+def write_pages(opened: Opened, report: Mapping[str, Any]) -> None:
+    """Write the card and the report into the run's folder."""
+    write_card(opened.folder, report, opened.config, opened.cleaned)
+    write_report(opened.folder, report, opened.folder.name)

@@ -1,0 +1,188 @@
+"""What a run cost, whether it can be trusted, and which subsets are worth a second thought."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from relabel.costs import Prices
+from relabel.records import Usage
+from relabel.report.facts import TierFacts
+
+_FEW = 30
+"""Queries below which a share says little."""
+
+_SOUND, _DAMAGED, _TOUCHED = 0.01, 0.1, 0.5
+"""A subset is sound if its false-negative rate is surely below the first, damaged if it is surely above the second, or
+if surely more than a third share, of its instances, are touched."""
+
+_COVERED, _REFUSED, _ALIKE = 0.95, 0.01, 0.4
+"""From which share of decided candidates on, up to which share of records in quarantine, and from which kappa on a run
+is called sound. 0.4 is where Landis and Koch (1977) begin to speak of moderate agreement."""
+
+
+def costs(facts: Sequence[TierFacts], report: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
+    """What the replies behind the verdicts come to by the prices of the config, whoever paid for them: by tier, for a
+    thousand candidates, and if the last judge that asks a model had seen all that were judged.
+    """
+    tiers = [_tier_cost(one, report["tiers"].get(one.name, {}), prices) for one in facts if one.asks_a_model]
+    judged = report["candidates"]["in"] - report["rules"].get("unjudged", 0)
+    known = [one["usd"] for one in tiers]
+    total = None if None in known else sum(known)
+    return {
+        "tiers": tiers,
+        "usd": _rounded(total),
+        "usd_per_1000": _rounded(1000 * total / judged) if judged and total is not None else None,
+        "strong_only": _strong_only(tiers, judged, total),
+    }
+
+
+def _tier_cost(one: TierFacts, tier: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
+    tokens = {name: tier.get(name, 0) for name in ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")}
+    usage = Usage(tokens["prompt_tokens"], tokens["cached_tokens"], tokens["completion_tokens"])
+    usd = prices.cost(one.model or "", usage)
+    candidates = tier.get("candidates", 0)
+    return {
+        "tier": one.name,
+        "model": one.model,
+        "candidates": candidates,
+        **tokens,
+        "usd": _rounded(usd),
+        "usd_per_1000": _rounded(1000 * usd / candidates) if candidates and usd is not None else None,
+    }
+
+
+def _strong_only(tiers: Sequence[Mapping[str, Any]], judged: int, usd: float | None) -> dict[str, Any] | None:
+    """None where the last judge saw nothing, saw all, or has no price."""
+    last = tiers[-1] if tiers else None
+    if last is None or last["usd_per_1000"] is None or not 0 < last["candidates"] < judged:
+        return None
+    alone = last["usd_per_1000"] * judged / 1000
+    return {
+        "tier": last["tier"],
+        "usd": _rounded(alone),
+        "calls": round(last["calls"] * judged / last["candidates"]),
+        "ratio": round(alone / usd, 2) if usd else None,
+    }
+
+
+def damage(changes: Mapping[str, Any], suspects: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The subsets, the most damaged first, each with what to do about it."""
+    found = []
+    for name, subset in changes["subsets"].items():
+        row = {
+            "subset": name,
+            "instances": subset["instances"],
+            "touched_share": subset["touched_share"],
+            "touched_95": subset["touched_95"],
+            "candidates": subset["candidates"],
+            "false_negatives": subset.get("false_negatives", 0),
+            "false_negatives_share": subset.get("false_negatives_share"),
+            "false_negatives_95": subset.get("false_negatives_95", [0.0, 1.0]),
+            "suspect_share": suspects.get(name, {}).get("suspect_share"),
+        }
+        found.append(row | {"advice": _advice(row)})
+    return sorted(found, key=lambda row: (-(row["false_negatives_share"] or 0), row["subset"]))
+
+
+def _advice(row: Mapping[str, Any]) -> str:
+    low, high = row["false_negatives_95"]
+    if not row["candidates"]:
+        return "nothing to judge"
+    if row["instances"] < _FEW:
+        return "too few instances to say"
+    if high < _SOUND:
+        return "sound"
+    if low > _DAMAGED or row["touched_95"][0] > _TOUCHED:
+        return "damaged: train once without it"
+    return "use it cleaned"
+
+
+def checks(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Whether the run can be trusted, point by point: `status` is ok, look (at it), or unknown."""
+    return [
+        {"check": name, "status": status, "says": says}
+        for name, status, says in (
+            _complete(report),
+            _decided(report),
+            _usable(report),
+            *_judges(report),
+            _people(report),
+            *_calibrations(report),
+            _circumstances(report),
+        )
+    ]
+
+
+_Check = tuple[str, str, str]
+
+
+def _complete(report: Mapping[str, Any]) -> _Check:
+    waiting = report["candidates"]["unanswered"] + report["positives"]["unanswered"]
+    says = f"{waiting:,} candidates or positives still wait for a reply" if waiting else "every question has its reply"
+    return "answered", "look" if waiting else "ok", says
+
+
+def _decided(report: Mapping[str, Any]) -> _Check:
+    candidates = report["candidates"]
+    asked = candidates["in"] - report["rules"].get("unjudged", 0)
+    if not asked:
+        return "decided", "look", "no candidate was judged"
+    open_ones = candidates["undecided"] + candidates["unanswered"]
+    reasons: dict[str, int] = {}
+    for tier in report["tiers"].values():
+        for reason, count in tier["abstained"].items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    worst = max(reasons, key=lambda reason: reasons[reason], default="")
+    says = f"{asked - open_ones:,} of {asked:,} judged candidates have a verdict that decides"
+    if worst:
+        says += f"; judges abstained mostly for: {worst} ({reasons[worst]:,})"
+    return "decided", "ok" if asked - open_ones >= _COVERED * asked else "look", says
+
+
+def _usable(report: Mapping[str, Any]) -> _Check:
+    instances = report["instances"]
+    refused = instances["quarantined"]
+    status = "ok" if refused <= _REFUSED * instances["in"] else "look"
+    return "usable", status, f"{refused:,} of {instances['in']:,} records are quarantined"
+
+
+def _judges(report: Mapping[str, Any]) -> Iterator[_Check]:
+    for pair in report["agreement"]:
+        if pair["kappa"] is None:
+            continue
+        one, other = pair["tiers"]
+        low, high = pair["kappa_95"] or (None, None)
+        between = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
+        says = f"{one} and {other}: Cohen's kappa {pair['kappa']:.2f}{between} on {pair['candidates']:,} candidates"
+        yield "judges agree", "ok" if pair["kappa"] >= _ALIKE else "look", says
+
+
+def _people(report: Mapping[str, Any]) -> _Check:
+    human = report["human"]
+    if human is None:
+        return "people agree", "unknown", "nobody has looked: give labels with --labels FILE --relevant GRADE"
+    row = human["decisions"]
+    low, high = row["kappa_95"]
+    says = (
+        f"Cohen's kappa {row['kappa']:.2f} [{low:.2f}, {high:.2f}] with people on {row['candidates']:,} candidates; "
+        f"precision {row['precision']:.2f}, recall {row['recall']:.2f}"
+    )
+    return "people agree", "ok" if row["kappa"] >= _ALIKE else "look", says
+
+
+def _calibrations(report: Mapping[str, Any]) -> Iterator[_Check]:
+    for one in report["calibrations"]:
+        strange = [*one["unfitted_subsets"], *one["unfitted_judges"]]
+        says = f"{one['tier']}: used on {len(strange)} subsets or judges that it was not fitted on"
+        yield "calibrated", "look" if strange else "ok", says
+
+
+def _circumstances(report: Mapping[str, Any]) -> _Check:
+    mixed = report["mixed"]
+    says = f"the replies of {', '.join(mixed)} come from more than one model, server or dialect"
+    return "of one kind", "look" if mixed else "ok", says if mixed else "each tier was answered in one way only"
+
+
+def _rounded(usd: float | None) -> float | None:
+    return None if usd is None else round(usd, 6)

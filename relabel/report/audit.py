@@ -1,0 +1,219 @@
+"""What became of a run's candidates, how far its judges agree, and what that cost: from its tables alone."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from relabel.report.facts import TierFacts
+from relabel.report.queries import FOUND, Tables, Trail, band_name, share
+from relabel.statistics import agreement, measured
+
+_ABSTAINED = "abstained"
+_SCORE_PARTS = 10
+_CHANGES = {
+    "relabel": "action = 'relabel'",
+    "drop": "action = 'drop'",
+    "keep": "action = 'keep'",
+    "undecided": "rule = 'undecided'",
+    "false_negatives": FOUND,
+}
+
+
+def audit(tables: Tables, facts: Sequence[TierFacts], report: Mapping[str, Any]) -> dict[str, Any]:
+    """The audit of a run: keys of report.json beside those of the counts, which `report` holds."""
+    trails = tables.trails()
+    return {
+        "changes": changes(tables, report),
+        "by_position": by_position(tables, facts),
+        "by_score": by_score(tables),
+        "funnel": [funnel(one, facts, trails) for one in facts],
+        "agreement": agreements(tables, facts),
+        "suspect_positives": suspects(tables),
+        "human": human(tables, facts),
+    }
+
+
+def changes(tables: Tables, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Candidates by action, and instances touched, of all and of each subset, with intervals over queries."""
+    whole = tables.shares("''", _CHANGES).get("", {"candidates": 0})
+    subsets = tables.shares("subset", _CHANGES)
+    counted = report["subsets"]
+    total = {name: sum(one[name] for one in counted.values()) for name in ("changed", "removed", "instances")}
+    return {
+        "queries": tables.queries,
+        "all": whole | _touched(total),
+        "subsets": {name: subsets.get(name, {"candidates": 0}) | _touched(one) for name, one in counted.items()},
+    }
+
+
+def _touched(counted: Mapping[str, int]) -> dict[str, Any]:
+    """Instances that are not as they were, each one draw."""
+    of, hits = counted["instances"], counted["changed"]
+    touched = share("touched", hits, of, of, hits, hits, of)
+    return {"instances": of, **touched, "removed": counted["removed"]}
+
+
+def by_position(tables: Tables, facts: Sequence[TierFacts]) -> list[dict[str, Any]]:
+    """False negatives, and what each tier flagged of what it judged, by the place among the mined negatives."""
+    found = tables.shares("band", {"false_negatives": FOUND})
+    flagged = {one.name: tables.shares("band", {"flagged": f"f{n}"}, f"j{n}") for n, one in enumerate(facts)}
+    return [
+        {
+            "positions": band_name(band),
+            **row,
+            "tiers": {tier: rows[band] for tier, rows in flagged.items() if band in rows},
+        }
+        for band, row in found.items()
+    ]
+
+
+def by_score(tables: Tables) -> list[dict[str, Any]]:
+    """False negatives by the score that the mining gave, in parts of like size, lowest first; empty without scores."""
+    cuts = tables.cut_points("mined_score", _SCORE_PARTS)
+    if not cuts:
+        return []
+    cases = " ".join(f"WHEN mined_score < {cut!r}::DOUBLE THEN {n}" for n, cut in enumerate(cuts))
+    part = f"CASE {cases} ELSE {len(cuts)} END"
+    found = tables.shares(part, {"false_negatives": FOUND}, "isfinite(mined_score)")
+    asked = (
+        f"SELECT {part} AS g, min(mined_score), max(mined_score) FROM decisions WHERE isfinite(mined_score) GROUP BY g"
+    )
+    ends = {part: (low, high) for part, low, high in tables.ask(asked)}
+    return [{"from": ends[part][0], "to": ends[part][1], **row} for part, row in found.items()]
+
+
+def funnel(tier: TierFacts, facts: Sequence[TierFacts], trails: Sequence[Trail]) -> dict[str, Any]:
+    """What came to a tier, what it said, what went on, and what was decided about the rest."""
+    names = [one.name for one in facts]
+    later = set(names[names.index(tier.name) + 1 :])
+    labels: Counter[str] = Counter()
+    ended: Counter[str] = Counter()
+    passed_on = 0
+    for trail in trails:
+        if tier.name not in trail.said:
+            continue
+        labels[trail.said[tier.name] or _ABSTAINED] += trail.candidates
+        if later & trail.said.keys():
+            passed_on += trail.candidates
+        else:
+            ended[trail.action] += trail.candidates
+    abstained = labels.pop(_ABSTAINED, 0)
+    return {
+        "tier": tier.name,
+        "judge": tier.judge,
+        "model": tier.model,
+        "asks": tier.asks,
+        "candidates": labels.total() + abstained,
+        "labels": {label: labels[label] for label in tier.labels if labels[label]},
+        "flags": sorted(tier.flags),
+        "flagged": sum(labels[label] for label in tier.flags),
+        "abstained": abstained,
+        "passed_on": passed_on,
+        "ended": {action: ended[action] for action in ("relabel", "drop", "keep")},
+    }
+
+
+def agreements(tables: Tables, facts: Sequence[TierFacts]) -> list[dict[str, Any]]:
+    """For each two tiers that judged the same candidates: their labels against each other, and Cohen's kappa; of the
+    labels if both give the same ones, else of what they flag.
+    """
+    counted = tables.by_cluster("number")
+    found = []
+    for (n, one), (m, other) in combinations(enumerate(facts), 2):
+        row = _agreement(tables, counted, one, other)
+        if row is not None:
+            upheld = tables.shares("''", {"upheld": f"f{m}"}, f"f{n} AND j{m}").get("")
+            found.append(row | {"upheld": upheld})
+    return found
+
+
+def _agreement(
+    tables: Tables, counted: Sequence[tuple[Any, ...]], one: TierFacts, other: TierFacts
+) -> dict[str, Any] | None:
+    same = list(one.labels) == list(other.labels)
+    confusion: Counter[tuple[str, str]] = Counter()
+    cells: defaultdict[Any, Counter[tuple[int, int]]] = defaultdict(Counter)
+    for cluster, number, count in counted:
+        said = tables.said(number)
+        if one.name not in said or other.name not in said:
+            continue
+        first, second = said[one.name], said[other.name]
+        confusion[first or _ABSTAINED, second or _ABSTAINED] += count
+        if first is not None and second is not None:
+            places = (
+                (one.labels.index(first), other.labels.index(second))
+                if same
+                else (int(first in one.flags), int(second in other.flags))
+            )
+            cells[cluster][places] += count
+    if not confusion:
+        return None
+    size = len(one.labels) if same else 2
+    counts = np.zeros((max(len(cells), 1), size, size))
+    for row, cluster in enumerate(cells):
+        for place, count in cells[cluster].items():
+            counts[row][place] += count
+    rows, columns = (
+        [label for label in (*tier.labels, _ABSTAINED) if any(pair[side] == label for pair in confusion)]
+        for side, tier in enumerate((one, other))
+    )
+    return {
+        "tiers": [one.name, other.name],
+        "candidates": confusion.total(),
+        "rows": rows,
+        "columns": columns,
+        "confusion": [[confusion[row, column] for column in columns] for row in rows],
+        "of": "labels" if same else "flags",
+        **agreement(counts),
+    }
+
+
+def suspects(tables: Tables) -> dict[str, dict[str, Any]]:
+    """Positives in which no answer was found, by subset; empty where no judge was asked about positives."""
+    if not tables.has_positives:
+        return {}
+    hits = {"suspect": "coalesce(suspect, FALSE)", "abstained": "suspect IS NULL"}
+    return tables.shares("subset", hits, table="positive_rows")
+
+
+def human(tables: Tables, facts: Sequence[TierFacts]) -> dict[str, Any] | None:
+    """How far decisions, and what each tier flagged, agree with what people say; None if they say nothing here."""
+    (queries,) = tables.ask("SELECT count(DISTINCT cluster) FROM labelled")[0]
+    if not queries:
+        return None
+    tiers = {one.name: _against_people(tables, f"f{n}", f"j{n}") for n, one in enumerate(facts)}
+    return {
+        "queries": queries,
+        "decisions": _against_people(tables, FOUND, "TRUE"),
+        "tiers": {name: row for name, row in tiers.items() if row is not None},
+    }
+
+
+def _against_people(tables: Tables, found: str, where: str) -> dict[str, Any] | None:
+    counted = tables.ask(
+        f"SELECT cluster, {found} AS found, relevant, count(*) FROM labelled WHERE {where} GROUP BY ALL ORDER BY ALL"
+    )
+    if not counted:
+        return None
+    counts = outcomes(counted)
+    return {"candidates": int(counts.sum()), "relevant": int(counts[:, (0, 2)].sum()), **measured(counts)}
+
+
+def outcomes(counted: Sequence[tuple[Any, ...]]) -> np.ndarray[Any, Any]:
+    """True and false positives, false and true negatives, a row for each cluster, from rows of (cluster, found,
+    relevant, count).
+    """
+    clusters = {cluster: row for row, cluster in enumerate(dict.fromkeys(row[0] for row in counted))}
+    counts = np.zeros((len(clusters), 4))
+    for cluster, found, relevant, count in counted:
+        place = _OUTCOMES.index((found, relevant))
+        counts[clusters[cluster], place] += count
+    return counts
+
+
+_OUTCOMES = ((True, True), (True, False), (False, True), (False, False))

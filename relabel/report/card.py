@@ -1,0 +1,77 @@
+"""README.md beside the cleaned set: the dataset card of the Hugging Face hub, with what the cleaning was."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from relabel.config import Config
+from relabel.report.pages import CARD, markdown
+
+_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
+
+
+def write_card(folder: Path, report: Mapping[str, Any], config: Config, cleaned: Path, name: str = CARD) -> None:
+    """Write the card of a cleaned set that lies in the same folder."""
+    (folder / name).write_text(card(report, config, cleaned), encoding="utf-8")
+
+
+def card(report: Mapping[str, Any], config: Config, cleaned: Path) -> str:
+    """The card's text: metadata as YAML, which `output.card` adds to and overrules, then what was done, in Markdown."""
+    recipe = {
+        name: value
+        for name, value in config.model_dump(mode="json", exclude_defaults=True).items()
+        if name in ("cascade", "criteria", "policy")
+    }
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)
+    return markdown(
+        "card.md",
+        report=report,
+        metadata=metadata(report, config, cleaned),
+        cleaned=cleaned.name,
+        recipe=text,
+        fence="`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))]),
+        title=title_of(report, config),
+    )
+
+
+def title_of(report: Mapping[str, Any], config: Config) -> str:
+    """What the card calls the set: `pretty_name`, or the source's name."""
+    given = config.output.card.get("pretty_name")
+    return str(given) if given else f"{Path(report['source']['path']).name}, cleaned"
+
+
+def metadata(report: Mapping[str, Any], config: Config, cleaned: Path) -> str:
+    """The card's head, as YAML."""
+    from huggingface_hub import DatasetCardData
+
+    path = config.input.path.removeprefix("hf://")
+    from_the_hub = config.input.path.startswith("hf://") or not Path(path).exists()
+    known: dict[str, Any] = {
+        "pretty_name": title_of(report, config),
+        "annotations_creators": ["machine-generated"],
+        "task_categories": ["text-retrieval", "text-ranking"],
+        "tags": ["relabel", "hard-negatives", "false-negatives"],
+        "size_categories": [size_of(report["instances"]["cleaned"])],
+        "source_datasets": [path] if from_the_hub else None,
+        "configs": _configs(cleaned),
+    }
+    data = DatasetCardData(**{name: value for name, value in {**known, **config.output.card}.items() if value})
+    return str(data.to_yaml(line_break="\n"))
+
+
+def size_of(instances: int) -> str:
+    """The hub's category for so many records."""
+    return _SIZES[min(max(len(str(instances)) - 3, 0), len(_SIZES) - 1)]
+
+
+def _configs(cleaned: Path) -> list[dict[str, Any]] | None:
+    """Which file the hub's viewer and `load_dataset` take: the cleaned set, and none of those beside it."""
+    if cleaned.suffix == ".beir":
+        return None
+    pattern = f"{cleaned.name}/*.arrow" if cleaned.suffix == ".hf" else cleaned.name
+    return [{"config_name": "default", "data_files": [{"split": "train", "path": pattern}]}]

@@ -1,0 +1,216 @@
+"""decisions.parquet and positives.parquet, asked by DuckDB: as many rows as there are, in bounded memory.
+
+Candidates of one query are alike, so that intervals need counts by query. Where there are more than CLUSTERS queries,
+they are bundled into as many by their hash: bundles are as independent as queries, and there are few enough of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from relabel.records import UNANSWERED
+from relabel.statistics import cluster_variance, share_interval
+from relabel.tables import ABSTAINED, DECISIONS, POSITIVES
+
+CLUSTERS = 2000
+MEMORY = "400MB"
+FOUND = "rule IN ('false-negative', 'false-negative-removes-instance')"
+"""What a judge has found to be a false negative, whatever the policy then does with it."""
+
+_BANDS = ((20, 1), (100, 20), (1000, 100))
+"""Places are told apart one by one up to 20, then by twenties up to 100, then by hundreds."""
+
+
+class Trail(NamedTuple):
+    """What the tiers said of so many candidates of a subset, and what was decided about them.
+
+    `said` maps each tier that judged them to its label, or None where it abstained.
+    """
+
+    subset: str
+    said: Mapping[str, str | None]
+    action: str
+    rule: str
+    candidates: int
+
+
+@dataclass(frozen=True)
+class Flags:
+    """For each tier, first to last, the labels by which it speaks against a candidate's being a negative."""
+
+    tiers: Mapping[str, frozenset[str]]
+
+    def of(self, said: Mapping[str, str | None]) -> dict[str, bool]:
+        """Which of the tiers that gave a label flagged the candidate."""
+        return {tier: said[tier] in labels for tier, labels in self.tiers.items() if said.get(tier) is not None}
+
+    def disputes(self, said: Mapping[str, str | None]) -> int:
+        """How often a tier differs from the one before it."""
+        flags = list(self.of(said).values())
+        return sum(one != other for one, other in pairwise(flags))
+
+
+class Tables:
+    """The tables of one run."""
+
+    def __init__(self, folder: Path, flags: Flags, labels: Mapping[tuple[str, str], bool] | None = None) -> None:
+        """`labels` are what people say of (query_id, docid)."""
+        import duckdb
+
+        self.flags = flags
+        self._scratch = tempfile.TemporaryDirectory(prefix="relabel-report-")
+        settings: dict[str, Any] = {
+            "memory_limit": MEMORY,
+            "temp_directory": self._scratch.name,
+            "preserve_insertion_order": False,
+        }
+        self._connection = duckdb.connect(":memory:", config=settings)
+        self._open(folder / DECISIONS).create_view("decisions")
+        self.has_positives = (folder / POSITIVES).is_file()
+        if self.has_positives:
+            self._open(folder / POSITIVES).create_view("positives")
+        self._note_trails()
+        self._note_labels(labels or {})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._scratch.cleanup()
+
+    def _open(self, path: Path) -> Any:
+        return self._connection.read_parquet(_literal(path), hive_partitioning=False)
+
+    def ask(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query's answer."""
+        return self._connection.execute(query, list(parameters)).fetchall()
+
+    def _note_trails(self) -> None:
+        """The view `rows`: decisions with the cluster of their query, their band of places, and for each tier (by its
+        number) whether it judged (`j0`), and whether it flagged (`f0`).
+        """
+        self._trails = {trail: read_trail(trail) for (trail,) in self.ask("SELECT DISTINCT trail FROM decisions")}
+        tiers = range(len(self.flags.tiers))
+        columns = "".join(f", j{n} BOOLEAN, f{n} BOOLEAN" for n in tiers)
+        self._connection.execute(f"CREATE TABLE trails (trail VARCHAR, number INTEGER, disputes INTEGER{columns})")
+        rows = []
+        for number, (trail, said) in enumerate(sorted(self._trails.items())):
+            flags = self.flags.of(said)
+            told = [value for tier in self.flags.tiers for value in (tier in flags, flags.get(tier, False))]
+            rows.append((trail, number, self.flags.disputes(said), *told))
+        if rows:
+            self._connection.executemany(f"INSERT INTO trails VALUES ({', '.join('?' * len(rows[0]))})", rows)
+        (self.queries,) = self.ask("SELECT count(DISTINCT (subset, query_id)) FROM decisions")[0]
+        name = "subset || chr(0) || query_id"
+        cluster = f"hash({name}) % {CLUSTERS}" if self.queries > CLUSTERS else name
+        self._connection.execute(
+            f"CREATE VIEW rows AS SELECT d.*, t.* EXCLUDE (trail), {cluster} AS cluster, {_band()} AS band "
+            "FROM decisions d JOIN trails t USING (trail)"
+        )
+        if self.has_positives:
+            self._connection.execute(f"CREATE VIEW positive_rows AS SELECT *, {cluster} AS cluster FROM positives")
+
+    def _note_labels(self, labels: Mapping[tuple[str, str], bool]) -> None:
+        import pyarrow as pa
+
+        columns = {
+            "query_id": pa.array([query for query, _ in labels], pa.string()),
+            "docid": pa.array([docid for _, docid in labels], pa.string()),
+            "relevant": pa.array(list(labels.values()), pa.bool_()),
+        }
+        self._connection.register("labels", pa.table(columns))
+        self._connection.execute(
+            "CREATE VIEW labelled AS SELECT rows.*, labels.relevant FROM rows JOIN labels USING (query_id, docid)"
+        )
+
+    def trails(self) -> list[Trail]:
+        """All candidates, counted by subset, what was said of them and what was decided."""
+        asked = "SELECT subset, trail, action, rule, count(*) FROM decisions GROUP BY ALL ORDER BY ALL"
+        return [Trail(subset, self._trails[trail], *rest) for subset, trail, *rest in self.ask(asked)]
+
+    def shares(
+        self, group: str, hits: Mapping[str, str], where: str = "TRUE", table: str = "rows"
+    ) -> dict[Any, dict[str, Any]]:
+        """For each value of `group`: its `candidates`, and how many of them each of the conditions in `hits` holds of:
+        the number, the share, and the share's 95 % interval over queries.
+        """
+        inner = ", ".join(f"count(*) FILTER (WHERE {hit}) AS x{n}" for n, hit in enumerate(hits.values()))
+        sums = ", ".join(f"sum(x{n}), sum(x{n} * x{n}), sum(x{n} * n)" for n in range(len(hits)))
+        rows = self.ask(
+            f"SELECT g, count(*), sum(n), sum(n * n), {sums} "
+            f"FROM (SELECT {group} AS g, cluster, count(*) AS n, {inner} FROM {table} WHERE {where} GROUP BY ALL) "
+            "GROUP BY g ORDER BY g"
+        )
+        found = {}
+        for value, clusters, of, sizes, *each in rows:
+            row: dict[str, Any] = {"candidates": int(of)}
+            for n, name in enumerate(hits):
+                count, squares, products = (int(one) for one in each[3 * n : 3 * n + 3])
+                row |= share(name, count, int(of), clusters, squares, products, int(sizes))
+            found[value] = row
+        return found
+
+    def cut_points(self, column: str, parts: int) -> list[float]:
+        """The values at which a column falls into parts of like size, each once."""
+        shares = ", ".join(f"{n / parts}" for n in range(1, parts))
+        (cuts,) = self.ask(f"SELECT quantile_disc({column}, [{shares}]) FROM decisions WHERE isfinite({column})")[0]
+        return sorted(set(cuts or ()))
+
+    def by_cluster(self, columns: str, where: str = "TRUE") -> list[tuple[Any, ...]]:
+        """Counts of rows by cluster and these columns: cluster, columns…, count."""
+        return self.ask(f"SELECT cluster, {columns}, count(*) FROM rows WHERE {where} GROUP BY ALL ORDER BY ALL")
+
+    def said(self, number: int) -> Mapping[str, str | None]:
+        """What the tiers said along a trail, by its number in `rows`."""
+        return self._trails[sorted(self._trails)[number]]
+
+
+def share(
+    name: str, hits: int, of: int, clusters: int, squares: float, products: float, sizes: float
+) -> dict[str, Any]:
+    """A count with its share and the share's 95 % interval."""
+    variance = cluster_variance(clusters, hits, of, squares, products, sizes)
+    low, high = share_interval(hits, of, clusters, variance)
+    return {
+        name: hits,
+        f"{name}_share": round(hits / of, 6) if of else None,
+        f"{name}_95": [round(low, 6), round(high, 6)],
+    }
+
+
+def read_trail(trail: str) -> dict[str, str | None]:
+    """What each tier said along a trail: its label, or None where it abstained; nothing of one that is not answered."""
+    said: dict[str, str] = json.loads(trail)
+    return {
+        tier: None if label.startswith(ABSTAINED) else label
+        for tier, label in said.items()
+        if label != f"{ABSTAINED}{UNANSWERED}"
+    }
+
+
+def band_name(start: int) -> str:
+    """The places that a band holds, by its first."""
+    step = next((step for last, step in _BANDS if start <= last), 0)
+    return f"{start}" if step == 1 else f"{start}-{start + step - 1}" if step else f"{start} and on"
+
+
+def _band() -> str:
+    cases, before = [], 0
+    for last, step in _BANDS:
+        first = before + 1
+        cases.append(f"WHEN position <= {last} THEN {first} + (position - {first}) // {step} * {step}")
+        before = last
+    return f"CASE {' '.join(cases)} ELSE {before + 1} END"
+
+
+def _literal(path: Path) -> str:
+    """A path as DuckDB takes it: what means something in a pattern stands for itself."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", str(path))
