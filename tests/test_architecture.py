@@ -19,7 +19,7 @@ LAYERS = [
     {"judges", "policy", "schema", "segment", "ledger", "salvage"},
     {"screens", "clients"},
     {"cascade", "limits"},
-    {"asker", "export", "report"},
+    {"asker", "export", "hub", "report"},
     {"engine"},
     {"folder"},
     {"runs"},
