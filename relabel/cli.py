@@ -47,6 +47,11 @@ Overrides = Annotated[
 Limit = Annotated[int | None, typer.Option(help="Take the first N records of the input only.", metavar="N")]
 Output = Annotated[Path | None, typer.Option(help="The run folder, in place of output.dir.", metavar="DIR")]
 
+Labels = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Human labels (JSONL, Parquet): query_id, docid, grade.")
+]
+Relevant = Annotated[float | None, typer.Option(metavar="GRADE", help="The least grade of a relevant passage.")]
+
 
 def main() -> None:
     """Run the command, with every error of ours as one message and no traceback."""
@@ -173,14 +178,38 @@ def export(
 
 
 @app.command()
-def report(run: RunFolder) -> None:
-    """Write report.html and report.json again, with all else that is derived, and print the counts."""
-    from relabel.printing import print_counts
-    from relabel.runs import export_run
+def report(run: RunFolder, labels: Labels = None, relevant: Relevant = None) -> None:
+    """Write a run's report (report.html, .md, .json) and its dataset card, and print what it says. Sends nothing."""
+    from relabel.printing import print_checks, print_counts
+    from relabel.runs import report_run
 
-    _, found = export_run(run)
+    found = report_run(run, _people(labels, relevant))
     print_counts(found)
+    print_checks(found)
     print(f"report      {run / 'report.html'}")
+
+
+@app.command()
+def diff(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run's folder.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another run's, over the same candidates.")],
+    labels: Labels = None,
+    relevant: Relevant = None,
+    to: Annotated[Path, typer.Option(metavar="FILE", help="The page; its numbers go beside it as .json.")] = Path(
+        "diff.html"
+    ),
+) -> None:
+    """Say what two runs decide differently, with both sides' evidence, and what that costs. Sends nothing."""
+    from relabel.differences import difference, write_difference
+    from relabel.errors import ConfigError
+    from relabel.printing import print_difference
+
+    if to.suffix != ".html":
+        raise ConfigError(f"--to {to}: expected a name that ends in .html")
+    found = difference(run_a, run_b, _people(labels, relevant))
+    write_difference(found, to)
+    print_difference(found)
+    print(f"page        {to}")
 
 
 @app.command()
@@ -305,6 +334,15 @@ def _need(library: str, module: str, extra: str) -> None:
 
     if find_spec(module) is None:
         raise ConfigError(f"{library} is not installed: pip install 'relabel[{extra}]'")
+
+
+def _people(labels: str | None, relevant: float | None) -> dict[tuple[str, str], bool] | None:
+    from relabel.errors import ConfigError
+    from relabel.labels import read_labels
+
+    if (labels is None) != (relevant is None):
+        raise ConfigError("--labels and --relevant: expected both, a file and the least grade of a relevant passage")
+    return None if labels is None or relevant is None else read_labels(labels, relevant)
 
 
 def _retry(given: str | None) -> Any:

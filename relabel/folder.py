@@ -246,7 +246,7 @@ def fingerprint_of(opened: Opened, ledger: Ledger | None = None) -> dict[str, st
 
 
 def _head(opened: Opened) -> str:
-    if not segments(opened.folder):
+    if not segments(opened.folder) and not opened.config.ledger.read:
         return ""
     with Ledger(opened.folder, opened.config.ledger.read) as ledger:
         return ledger.head()

@@ -9,8 +9,10 @@ from typing import Any
 from relabel.calibration import Calibration, Point
 from relabel.config import Price
 from relabel.costs import Prices
+from relabel.differences import ACTIONS
 from relabel.estimate import TierEstimate
 from relabel.ledger import Ledger, holder
+from relabel.report.pages import usd
 from relabel.runs import Summary, safe
 from relabel.text import pasteable, printable
 
@@ -65,6 +67,58 @@ def print_counts(report: dict[str, Any]) -> None:
         for name, values in found.items():
             shown = printable(", ".join(values))
             print(f"mixed       {tier}: replies with {len(values)} different values of {name}: {shown}")
+
+
+def print_checks(report: Mapping[str, Any]) -> None:
+    """Whether a run can be trusted, and where it is worth a look."""
+    for one in report["checks"]:
+        print(printable(f"{one['status']:<8}    {one['check']}: {one['says']}"))
+
+
+def print_difference(diff: Mapping[str, Any]) -> None:
+    """What differs between two runs, and the first candidates that they decide differently."""
+    both, agreed = diff["candidates"], diff["agreement"]
+    for name in "ab":
+        print(printable(f"{name.upper()}           {diff['runs'][name]['name']}"))
+    for one in diff["settings"]:
+        print(printable(f"differs     {one['setting']}: {one['a']} in A, {one['b']} in B".replace("\n", " ")))
+    print(f"candidates  {both['both']:,} in both, {both['a_only']:,} in A only, {both['b_only']:,} in B only")
+    if both["both"]:
+        low, high = diff["all"]["changed_95"]
+        kappa = "none" if agreed["kappa"] is None else f"{agreed['kappa']:.3f}"
+        share = f"{diff['all']['changed_share']:.1%} [{low:.1%}, {high:.1%}] over queries"
+        print(f"otherwise   {diff['all']['changed']:,} decided otherwise: {share}; Cohen's kappa {kappa}")
+    for a, row in zip(ACTIONS, diff["moves"], strict=True):
+        for b, count in zip(ACTIONS, row, strict=True):
+            if a != b and count:
+                print(f"            {count:,} from {a} to {b}")
+    if (human := diff["human"]) is not None:
+        for name, apart in human["difference"].items():
+            sides = f"{human['a'][name]:.3f} in A, {human['b'][name]:.3f} in B"
+            apart_by = f"{apart['difference']:+.3f} {_interval(apart['difference_95'])}, p {apart['p']:.4f}"
+            print(f"people      {name}: {sides}: {apart_by} ({human['candidates']:,} candidates)")
+    for name, words in (("usd", "in all"), ("usd_per_1000", "for 1,000 candidates")):
+        cost = diff["cost"][name]
+        print(f"cost        {words}: {usd(cost['a'])} in A, {usd(cost['b'])} in B: {usd(cost['difference'])}")
+    for one in diff["examples"][:_SHOWN]:
+        _print_changed(one)
+
+
+def _print_changed(one: Mapping[str, Any]) -> None:
+    """A candidate that two runs decide differently, in a few lines."""
+    print(
+        printable(f"\n{_short(one['query'])}\n  {one['a']['passage']['docid']}: {_short(one['a']['passage']['text'])}")
+    )
+    for name in "ab":
+        side = one[name]
+        evidence = next((said["evidence"] for said in reversed(side["verdicts"]) if said["evidence"]), None)
+        quoted = f" “{_short(evidence)}”" if evidence else ""
+        print(printable(f"  {name.upper()}: {side['action']}, {side['reason']}{quoted}"))
+
+
+def _short(text: str, most: int = 100) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _asides(report: dict[str, Any]) -> str:

@@ -252,7 +252,7 @@ def report_run(folder: str | Path, labels: Labels | None = None) -> dict[str, An
     known = read_report(opened.folder)
     if known is None or not up_to_date(opened, known, fingerprint_of(opened)):
         return export_run(folder, labels=labels)[1]
-    with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger:
+    with ledger_of(opened.folder, opened.config) as ledger:
         write_pages(opened, audited(opened, ledger, known, labels))
     return known
 

@@ -25,7 +25,7 @@ LAYERS = [
     {"folder"},
     {"audits"},
     {"runs"},
-    {"estimate", "verify", "progress", "testing", "calibrating"},
+    {"estimate", "verify", "progress", "testing", "calibrating", "differences"},
     {"printing"},
     {"cli"},
 ]

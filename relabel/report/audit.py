@@ -205,10 +205,10 @@ def _against_people(tables: Tables, found: str, where: str) -> dict[str, Any] | 
 
 
 def outcomes(counted: Sequence[tuple[Any, ...]]) -> np.ndarray[Any, Any]:
-    """True and false positives, false and true negatives, a row for each cluster, from rows of (cluster, found,
-    relevant, count).
+    """True and false positives, false and true negatives, a row for each cluster in their order, from rows of (cluster,
+    found, relevant, count).
     """
-    clusters = {cluster: row for row, cluster in enumerate(dict.fromkeys(row[0] for row in counted))}
+    clusters = {cluster: row for row, cluster in enumerate(sorted({row[0] for row in counted}))}
     counts = np.zeros((len(clusters), 4))
     for cluster, found, relevant, count in counted:
         place = _OUTCOMES.index((found, relevant))

@@ -105,7 +105,8 @@ def usd(value: float | None) -> str:
     """US dollars, to the cent or, where that is too coarse, to two digits that say something."""
     if value is None:
         return "unpriced"
-    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
+    sign, amount = "-" if value < 0 else "", abs(value)
+    return f"{sign}${amount:,.2f}" if amount >= 1 or not amount else f"{sign}${amount:.4f}"
 
 
 def visible(text: object) -> Markup:
@@ -127,7 +128,7 @@ are part of how many languages are written.
 def plain(text: object) -> str:
     """Text in one line of Markdown, where none of its characters means anything."""
     line = " ".join("".join(f"\\u{ord(c):04x}" if _hidden(c) else c for c in str(text)).split())
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&$:@-])", r"\\\1", line)
+    return re.sub(r"[\\`*_\[\]<>|~&@]|:(?=//)|(?<=www)\.", r"\\\g<0>", line)
 
 
 def cell(text: object) -> str:

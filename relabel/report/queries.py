@@ -57,68 +57,37 @@ class Flags:
         return sum(one != other for one, other in pairwise(flags))
 
 
-class Tables:
-    """The tables of one run."""
+class Database:
+    """DuckDB over Parquet files, in bounded memory and with its scratch files in a folder of its own."""
 
-    def __init__(self, folder: Path, flags: Flags, labels: Mapping[tuple[str, str], bool] | None = None) -> None:
-        """`labels` are what people say of (query_id, docid)."""
+    def __init__(self) -> None:
         import duckdb
 
-        self.flags = flags
         self._scratch = tempfile.TemporaryDirectory(prefix="relabel-report-")
         settings: dict[str, Any] = {
             "memory_limit": MEMORY,
             "temp_directory": self._scratch.name,
             "preserve_insertion_order": False,
         }
-        self._connection = duckdb.connect(":memory:", config=settings)
-        self._open(folder / DECISIONS).create_view("decisions")
-        self.has_positives = (folder / POSITIVES).is_file()
-        if self.has_positives:
-            self._open(folder / POSITIVES).create_view("positives")
-        self._note_trails()
-        self._note_labels(labels or {})
+        self.connection = duckdb.connect(":memory:", config=settings)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self.connection.close()
         self._scratch.cleanup()
 
-    def _open(self, path: Path) -> Any:
-        return self._connection.read_parquet(_literal(path), hive_partitioning=False)
+    def view(self, path: Path, name: str) -> None:
+        """Give a Parquet file a name."""
+        self.connection.read_parquet(_literal(path), hive_partitioning=False).create_view(name)
 
     def ask(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query's answer."""
-        return self._connection.execute(query, list(parameters)).fetchall()
+        return self.connection.execute(query, list(parameters)).fetchall()
 
-    def _note_trails(self) -> None:
-        """The view `rows`: decisions with the cluster of their query, their band of places, and for each tier (by its
-        number) whether it judged (`j0`), and whether it flagged (`f0`).
-        """
-        self._trails = {trail: read_trail(trail) for (trail,) in self.ask("SELECT DISTINCT trail FROM decisions")}
-        tiers = range(len(self.flags.tiers))
-        columns = "".join(f", j{n} BOOLEAN, f{n} BOOLEAN" for n in tiers)
-        self._connection.execute(f"CREATE TABLE trails (trail VARCHAR, number INTEGER, disputes INTEGER{columns})")
-        rows = []
-        for number, (trail, said) in enumerate(sorted(self._trails.items())):
-            flags = self.flags.of(said)
-            told = [value for tier in self.flags.tiers for value in (tier in flags, flags.get(tier, False))]
-            rows.append((trail, number, self.flags.disputes(said), *told))
-        if rows:
-            self._connection.executemany(f"INSERT INTO trails VALUES ({', '.join('?' * len(rows[0]))})", rows)
-        (self.queries,) = self.ask("SELECT count(DISTINCT (subset, query_id)) FROM decisions")[0]
-        name = "subset || chr(0) || query_id"
-        cluster = f"hash({name}) % {CLUSTERS}" if self.queries > CLUSTERS else name
-        self._connection.execute(
-            f"CREATE VIEW rows AS SELECT d.*, t.* EXCLUDE (trail), {cluster} AS cluster, {_band()} AS band "
-            "FROM decisions d JOIN trails t USING (trail)"
-        )
-        if self.has_positives:
-            self._connection.execute(f"CREATE VIEW positive_rows AS SELECT *, {cluster} AS cluster FROM positives")
-
-    def _note_labels(self, labels: Mapping[tuple[str, str], bool]) -> None:
+    def note_labels(self, labels: Mapping[tuple[str, str], bool]) -> None:
+        """The table `labels`: what people say of (query_id, docid)."""
         import pyarrow as pa
 
         columns = {
@@ -126,15 +95,13 @@ class Tables:
             "docid": pa.array([docid for _, docid in labels], pa.string()),
             "relevant": pa.array(list(labels.values()), pa.bool_()),
         }
-        self._connection.register("labels", pa.table(columns))
-        self._connection.execute(
-            "CREATE VIEW labelled AS SELECT rows.*, labels.relevant FROM rows JOIN labels USING (query_id, docid)"
-        )
+        self.connection.register("labels", pa.table(columns))
 
-    def trails(self) -> list[Trail]:
-        """All candidates, counted by subset, what was said of them and what was decided."""
-        asked = "SELECT subset, trail, action, rule, count(*) FROM decisions GROUP BY ALL ORDER BY ALL"
-        return [Trail(subset, self._trails[trail], *rest) for subset, trail, *rest in self.ask(asked)]
+    def cluster(self, table: str) -> str:
+        """An expression for the cluster of a table's row: its query, or the bundle that this belongs to."""
+        (self.queries,) = self.ask(f"SELECT count(DISTINCT (subset, query_id)) FROM {table}")[0]
+        name = "subset || chr(0) || query_id"
+        return f"hash({name}) % {CLUSTERS}" if self.queries > CLUSTERS else name
 
     def shares(
         self, group: str, hits: Mapping[str, str], where: str = "TRUE", table: str = "rows"
@@ -157,6 +124,52 @@ class Tables:
                 row |= share(name, count, int(of), clusters, squares, products, int(sizes))
             found[value] = row
         return found
+
+
+class Tables(Database):
+    """The tables of one run."""
+
+    def __init__(self, folder: Path, flags: Flags, labels: Mapping[tuple[str, str], bool] | None = None) -> None:
+        """`labels` are what people say of (query_id, docid)."""
+        super().__init__()
+        self.flags = flags
+        self.view(folder / DECISIONS, "decisions")
+        self.has_positives = (folder / POSITIVES).is_file()
+        if self.has_positives:
+            self.view(folder / POSITIVES, "positives")
+        self._note_trails()
+        self.note_labels(labels or {})
+        self.connection.execute(
+            "CREATE VIEW labelled AS SELECT rows.*, labels.relevant FROM rows JOIN labels USING (query_id, docid)"
+        )
+
+    def _note_trails(self) -> None:
+        """The view `rows`: decisions with the cluster of their query, their band of places, and for each tier (by its
+        number) whether it judged (`j0`), and whether it flagged (`f0`).
+        """
+        self._trails = {trail: read_trail(trail) for (trail,) in self.ask("SELECT DISTINCT trail FROM decisions")}
+        tiers = range(len(self.flags.tiers))
+        columns = "".join(f", j{n} BOOLEAN, f{n} BOOLEAN" for n in tiers)
+        self.connection.execute(f"CREATE TABLE trails (trail VARCHAR, number INTEGER, disputes INTEGER{columns})")
+        rows = []
+        for number, (trail, said) in enumerate(sorted(self._trails.items())):
+            flags = self.flags.of(said)
+            told = [value for tier in self.flags.tiers for value in (tier in flags, flags.get(tier, False))]
+            rows.append((trail, number, self.flags.disputes(said), *told))
+        if rows:
+            self.connection.executemany(f"INSERT INTO trails VALUES ({', '.join('?' * len(rows[0]))})", rows)
+        cluster = self.cluster("decisions")
+        self.connection.execute(
+            f"CREATE VIEW rows AS SELECT d.*, t.* EXCLUDE (trail), {cluster} AS cluster, {_band()} AS band "
+            "FROM decisions d JOIN trails t USING (trail)"
+        )
+        if self.has_positives:
+            self.connection.execute(f"CREATE VIEW positive_rows AS SELECT *, {cluster} AS cluster FROM positives")
+
+    def trails(self) -> list[Trail]:
+        """All candidates, counted by subset, what was said of them and what was decided."""
+        asked = "SELECT subset, trail, action, rule, count(*) FROM decisions GROUP BY ALL ORDER BY ALL"
+        return [Trail(subset, self._trails[trail], *rest) for subset, trail, *rest in self.ask(asked)]
 
     def cut_points(self, column: str, parts: int) -> list[float]:
         """The values at which a column falls into parts of like size, each once."""

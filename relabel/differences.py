@@ -1,0 +1,247 @@
+"""What differs between two runs, of another prompt, model or policy: the decisions, with both sides' evidence, how both
+fare against what people say, and what each cost.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relabel.audits import Labels
+from relabel.errors import Unfinished
+from relabel.folder import REVIEWS, Opened, fingerprint_of, judges_of, ledger_of, reopen, up_to_date
+from relabel.labels import Name, read_reviews
+from relabel.ledger import Ledger
+from relabel.records import Outcome, Reply
+from relabel.report import read_report
+from relabel.report.audit import outcomes
+from relabel.report.examples import SHOWN, context, is_of, judged
+from relabel.report.pages import html, write_json
+from relabel.report.queries import FOUND, Database
+from relabel.statistics import agreement, compared, measured
+from relabel.tables import DECISIONS
+from relabel.text import pasteable
+
+ACTIONS = ("relabel", "drop", "keep")
+_BY_PLACE = ("line", "query_id", "position")
+_BY_NAME = ("query_id", "docid", "nth")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two runs, opened, with its report."""
+
+    opened: Opened
+    report: dict[str, Any]
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A candidate on which the runs decide differently: where it stands in each."""
+
+    before: str
+    after: str
+    query_id: str
+    docid: str
+    places: tuple[tuple[int, int], tuple[int, int]]
+    """(line, 1-based position) in A and in B."""
+
+
+def difference(one: str | Path, other: str | Path, labels: Labels | None = None) -> dict[str, Any]:
+    """What differs between the runs in two folders, A and B, as written to diff.json; `labels` go before the reviews of
+    both.
+
+    Candidates are matched by their place if both read the same source, else by query_id and docid.
+    Raises RelabelError for a folder that holds no run, or one that is not up to date.
+    """
+    with ExitStack() as opening:
+        sides = (_open(one, opening), _open(other, opening))
+        people: dict[Name, bool] = {}
+        for side in sides:
+            people |= read_reviews(side.opened.folder / REVIEWS)
+        with _Joined(sides, people | dict(labels or {})) as tables:
+            found = {
+                "runs": {name: _described(side) for name, side in zip("ab", sides, strict=True)},
+                "settings": _settings(sides),
+                **tables.counts(),
+                "human": tables.human(),
+                "cost": _cost(sides),
+            }
+            found["examples"] = _examples(sides, tables.changed())
+    return found
+
+
+def write_difference(found: Mapping[str, Any], path: Path) -> None:
+    """Write the page, and the same numbers as JSON beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html("diff.html", diff=found), encoding="utf-8")
+    write_json(path.with_suffix(".json"), found)
+
+
+def _open(folder: str | Path, opening: ExitStack) -> Side:
+    opened = reopen(folder)
+    known = read_report(opened.folder)
+    if known is None or not up_to_date(opened, known, fingerprint_of(opened)):
+        again = pasteable("relabel", "report", opened.folder)
+        raise Unfinished(f"{opened.folder}: what is derived from it is not complete or not up to date; `{again}` first")
+    return Side(opened, known, opening.enter_context(ledger_of(opened.folder, opened.config)))
+
+
+def _described(side: Side) -> dict[str, Any]:
+    names = ("candidates", "instances", "source", "policy")
+    judges = judges_of(side.opened)
+    return {"name": str(side.opened.folder), "judges": judges} | {name: side.report[name] for name in names}
+
+
+def _settings(sides: Sequence[Side]) -> list[dict[str, str | None]]:
+    """The settings that differ, and the prompts, each as text."""
+    flat = []
+    for side in sides:
+        chosen = side.opened.config.model_dump(mode="json", include={"input", "cascade", "criteria", "policy"})
+        chosen["cascade"] = {tier.pop("name"): tier for tier in chosen["cascade"]}
+        chosen["source"] = side.report["source"]["sha256"]
+        for judge in judges_of(side.opened):
+            chosen["cascade"][judge["tier"]]["judge"]["is"] = judge["judge"]
+        flat.append(_flat(chosen))
+    one, other = flat
+    return [
+        {"setting": key, "a": one.get(key), "b": other.get(key)}
+        for key in sorted({**one, **other})
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _flat(value: Any, key: str = "") -> dict[str, str]:
+    if isinstance(value, dict) and value:
+        return {path: text for name, one in value.items() for path, text in _flat(one, f"{key}.{name}").items()}
+    return {key.removeprefix("."): str(value)}
+
+
+def _cost(sides: Sequence[Side]) -> dict[str, Any]:
+    """What the replies behind each side's verdicts come to, and how much more B's do."""
+    a, b = (side.report["cost"] for side in sides)
+    return {
+        name: {
+            "a": a[name],
+            "b": b[name],
+            "difference": None if None in (a[name], b[name]) else round(b[name] - a[name], 6),
+        }
+        for name in ("usd", "usd_per_1000")
+    }
+
+
+class _Joined(Database):
+    """The decisions of both runs, side by side: the view `rows`."""
+
+    def __init__(self, sides: Sequence[Side], labels: Labels) -> None:
+        super().__init__()
+        for name, side in zip("ab", sides, strict=True):
+            self.view(side.opened.folder / DECISIONS, f"all_{name}")
+        same = sides[0].report["source"]["sha256"] == sides[1].report["source"]["sha256"]
+        self.by = _BY_PLACE if same else _BY_NAME
+        nth = "row_number() OVER (PARTITION BY query_id, docid ORDER BY line, position)" if not same else "1"
+        columns = ", ".join(f"{name} AS {name}" for name in ("subset", "query_id", "docid", "line", "position"))
+        for name in "ab":
+            self.connection.execute(
+                f"CREATE VIEW {name} AS SELECT {columns}, action, ({FOUND}) AS found, {nth} AS nth FROM all_{name}"
+            )
+        matching = " AND ".join(f"a.{name} = b.{name}" for name in self.by)
+        self.connection.execute(
+            "CREATE TABLE pairs AS SELECT a.subset, a.query_id, a.docid, a.line AS line_a, a.position AS position_a, "
+            "b.line AS line_b, b.position AS position_b, a.action AS a, b.action AS b, a.found AS found_a, "
+            f"b.found AS found_b FROM a JOIN b ON {matching}"
+        )
+        self.connection.execute(f"CREATE VIEW rows AS SELECT *, {self.cluster('pairs')} AS cluster FROM pairs")
+        self.note_labels(labels)
+
+    def counts(self) -> dict[str, Any]:
+        """How many are in both, and what became of them: of all, and by subset."""
+        (matched,) = self.ask("SELECT count(*) FROM pairs")[0]
+        alone = [self.ask(f"SELECT count(*) FROM {name}")[0][0] - matched for name in "ab"]
+        changed = {"changed": "a <> b"}
+        moved = self.ask("SELECT a, b, count(*) FROM rows GROUP BY ALL ORDER BY ALL")
+        moves = {(a, b): count for a, b, count in moved}
+        cells: defaultdict[Any, Counter[tuple[int, int]]] = defaultdict(Counter)
+        for cluster, a, b, count in self.ask("SELECT cluster, a, b, count(*) FROM rows GROUP BY ALL ORDER BY ALL"):
+            cells[cluster][ACTIONS.index(a), ACTIONS.index(b)] += count
+        counts = np.zeros((max(len(cells), 1), len(ACTIONS), len(ACTIONS)))
+        for row, cluster in enumerate(cells):
+            for place, count in cells[cluster].items():
+                counts[row][place] += count
+        return {
+            "matched_by": " and ".join(self.by),
+            "candidates": {"both": matched, "a_only": alone[0], "b_only": alone[1]},
+            "queries": self.queries,
+            "all": self.shares("''", changed).get("", {"candidates": 0, "changed": 0}),
+            "subsets": self.shares("subset", changed),
+            "moves": [[moves.get((a, b), 0) for b in ACTIONS] for a in ACTIONS],
+            "agreement": agreement(counts),
+        }
+
+    def human(self) -> dict[str, Any] | None:
+        """Both against what people say, on the same candidates, and how much better B is; None without labels here."""
+        labelled = "(SELECT rows.*, labels.relevant FROM rows JOIN labels USING (query_id, docid))"
+        sides = []
+        for found in ("found_a", "found_b"):
+            counted = self.ask(f"SELECT cluster, {found}, relevant, count(*) FROM {labelled} GROUP BY ALL ORDER BY ALL")
+            sides.append(outcomes(counted))
+        if not len(sides[0]):
+            return None
+        return {
+            "candidates": int(sides[0].sum()),
+            "queries": len(sides[0]),
+            "a": measured(sides[0]),
+            "b": measured(sides[1]),
+            "difference": compared(*sides),
+        }
+
+    def changed(self) -> list[Changed]:
+        """Up to SHOWN candidates of each change, of different queries as far as there are such."""
+        rows = self.ask(
+            "SELECT a, b, query_id, docid, line_a, position_a, line_b, position_b FROM (SELECT *, row_number() OVER "
+            "(PARTITION BY a, b ORDER BY turn, hash(query_id, docid)) AS place FROM (SELECT *, row_number() OVER "
+            "(PARTITION BY a, b, subset, query_id ORDER BY position_a) AS turn FROM rows WHERE a <> b)) "
+            f"WHERE place <= {SHOWN} ORDER BY a, b, place"
+        )
+        return [Changed(a, b, query, docid, ((la, pa), (lb, pb))) for a, b, query, docid, la, pa, lb, pb in rows]
+
+
+def _examples(sides: Sequence[Side], changed: Sequence[Changed]) -> list[dict[str, Any]]:
+    """The changed candidates with their texts, and what each side says of them."""
+    read = [_read(side, changed, number) for number, side in enumerate(sides)]
+    return [
+        {
+            "kind": f"{one.before} to {one.after}",
+            **read[0][one]["context"],
+            **{name: read[number][one]["judged"] for number, name in enumerate("ab")},
+        }
+        for one in changed
+        if one in read[0] and one in read[1]
+    ]
+
+
+def _read(side: Side, changed: Sequence[Changed], number: int) -> dict[Changed, dict[str, Any]]:
+    wanted: defaultdict[int, list[Changed]] = defaultdict(list)
+    for one in changed:
+        wanted[one.places[number][0]].append(one)
+    found: dict[Changed, dict[str, Any]] = {}
+    for outcome in side.opened.outcomes_at(set(wanted), side.ledger):
+        for one in wanted[outcome.instance.line]:
+            if is_of(one.query_id, outcome.instance.query_id):
+                found[one] = _one_side(outcome, one, number, side.ledger.get)
+    return found
+
+
+def _one_side(outcome: Outcome, one: Changed, number: int, reply: Callable[[str], Reply | None]) -> dict[str, Any]:
+    place = one.places[number][1] - 1
+    return {
+        "context": context(outcome.instance, one.query_id),
+        "judged": judged(outcome, place, one.docid, reply),
+    }
