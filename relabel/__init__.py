@@ -10,13 +10,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from relabel.config import Config
     from relabel.errors import RelabelError
+    from relabel.export import export_run
     from relabel.loading import load_config
-    from relabel.runs import export_run, run
+    from relabel.runs import run
 
 _HOMES = {
     "Config": "relabel.config",
     "RelabelError": "relabel.errors",
-    "export_run": "relabel.runs",
+    "export_run": "relabel.export",
     "load_config": "relabel.loading",
     "run": "relabel.runs",
 }

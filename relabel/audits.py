@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from relabel.costs import Prices
@@ -36,7 +37,23 @@ def audited(opened: Opened, ledger: Ledger, report: dict[str, Any], labels: Labe
     return report
 
 
-def write_pages(opened: Opened, report: Mapping[str, Any]) -> None:
-    """Write the card and the report into the run's folder."""
+def write_pages(opened: Opened, report: Mapping[str, Any], title: str = "") -> None:
+    """Write the card and the report into the run's folder; its name is the title, unless another is given."""
     write_card(opened.folder, report, opened.config, opened.cleaned)
-    write_report(opened.folder, report, opened.folder.name)
+    write_report(opened.folder, report, title or opened.folder.name)
+
+
+def public(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report without what only this machine knows: where the source lies, and which servers answered."""
+    here = Path(report["source"]["path"])
+    circumstances = [{k: v for k, v in one.items() if k != "endpoint"} for one in report["answered_by"]]
+    mixed = {
+        tier: {name: values for name, values in found.items() if name != "endpoint"}
+        for tier, found in report["mixed"].items()
+    }
+    return {
+        **report,
+        "source": {**report["source"], "path": here.name if here.exists() else str(here)},
+        "answered_by": circumstances,
+        "mixed": {tier: found for tier, found in mixed.items() if found},
+    }

@@ -164,15 +164,20 @@ def export(
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="A file for the cleaned set alone, or a folder/ for all that is derived."),
+        typer.Option(
+            metavar="PATH",
+            help="A file for the cleaned set alone, a folder/ for all that is derived, or hf://owner/name.",
+        ),
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Export even if replies are missing.")] = False,
 ) -> None:
     """Derive the cleaned set again from a run's ledger, under another policy or in another format. Sends nothing."""
+    from relabel.export import export_run
     from relabel.printing import print_counts
-    from relabel.runs import export_run
 
-    written, report = export_run(run, policy=policy, format=format, to=to, partial=partial)
+    written, report = export_run(
+        run, policy=policy, format=format, to=to, partial=partial, say=lambda message: _tell(_stderr(), message)
+    )
     print_counts(report)
     print(f"cleaned     {written}")
 
@@ -180,8 +185,8 @@ def export(
 @app.command()
 def report(run: RunFolder, labels: Labels = None, relevant: Relevant = None) -> None:
     """Write a run's report (report.html, .md, .json) and its dataset card, and print what it says. Sends nothing."""
+    from relabel.export import report_run
     from relabel.printing import print_checks, print_counts
-    from relabel.runs import report_run
 
     found = report_run(run, _people(labels, relevant))
     print_counts(found)

@@ -1,140 +1,170 @@
-"""What is derived from a run: outcomes, the cleaned set, the decisions, the quarantine, the counts.
-
-All of it is a pure function of (source, config, replies): the same ledger gives the same bytes.
-"""
+"""A run's derived files, written: into its folder, to another place, to the hub. Nothing is sent to any model."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import orjson
-
-from relabel.cascade import Cascade
-from relabel.config import PolicySettings
-from relabel.errors import Unfinished
-from relabel.formats import Sink
-from relabel.ledger import Ledger
+from relabel import __version__
+from relabel.audits import Labels, audited, public, write_pages
+from relabel.config import LedgerSettings
+from relabel.derived import discard, partial_path, write_all
+from relabel.errors import ConfigError, Unfinished
+from relabel.folder import (
+    PAGES,
+    Opened,
+    derived_files,
+    discard_derived,
+    fingerprint_of,
+    guard,
+    is_within,
+    judges_of,
+    ledger_of,
+    reopen,
+    size_of,
+    source_of,
+    up_to_date,
+    write_config,
+)
+from relabel.formats import FILES, needs_negatives
+from relabel.hub import Place, place_of, push
+from relabel.ledger import Ledger, segments
+from relabel.log import Log
 from relabel.meter import Meter
-from relabel.policy import decide
-from relabel.records import Call, Case, Instance, Outcome, Quarantined, Reply
-from relabel.tables import DECISIONS, POSITIVES, DecisionsWriter, PositivesWriter
-from relabel.tally import Tally
-
-QUARANTINE = "quarantine.jsonl"
+from relabel.report import CARD, REPORT, build_report, calibrations, read_report
+from relabel.report.card import write_card
+from relabel.tables import DECISIONS, POSITIVES
+from relabel.text import pasteable
 
 
-def outcomes(
-    records: Iterable[Instance | Quarantined],
-    cascade: Cascade,
-    policy: PolicySettings,
-    ledger: Ledger,
-    meter: Meter,
-    *,
-    needs_negatives: bool = False,
-) -> Iterator[Outcome | Quarantined]:
-    """Every record in order, decided from what the ledger holds; nothing is sent.
+def derive(opened: Opened, ledger: Ledger, *, partial: bool = False, labels: Labels | None = None) -> dict[str, Any]:
+    """Write all derived files of a run into its folder, from its ledger alone. Raises Unfinished."""
+    meter = Meter()
+    discard(partial_path(opened.cleaned))
+    tally = write_all(opened.outcomes(ledger, meter), opened.derived(), partial=partial)
+    report = build_report(opened.config, tally, meter, ledger)
+    report["source"] = source_of(opened)
+    report["judges"] = judges_of(opened)
+    report["calibrations"] = calibrations(opened.cascade, report["judges"], tally)
+    report["policy"] = opened.config.policy.model_dump(mode="json")
+    report["files"] = {path.name: size_of(path) for path in derived_files(opened)}
+    report["fingerprint"] = fingerprint_of(opened, ledger)
+    write_pages(opened, audited(opened, ledger, report, labels))
+    pages = (opened.folder / name for name in (*PAGES, REPORT))
+    discard_derived(opened.folder, but=(*derived_files(opened), *pages))
+    return report
 
-    `meter` is told of every call. `needs_negatives` says that the cleaned set's format cannot hold an instance without
-    negatives.
+
+def report_run(folder: str | Path, labels: Labels | None = None) -> dict[str, Any]:
+    """Write a run's report again; `labels` are what people say of its candidates, by (query_id, docid).
+
+    What is up to date is not derived again: its tables are asked anew. Raises RelabelError; Unfinished if replies are
+    missing.
     """
-    for record in records:
-        if isinstance(record, Quarantined):
-            yield record
-        else:
-            yield decide(policy, _judged(cascade, record, ledger, meter), needs_negatives)
+    opened = reopen(folder)
+    known = read_report(opened.folder)
+    if known is None or not up_to_date(opened, known, fingerprint_of(opened)):
+        return export_run(folder, labels=labels)[1]
+    with ledger_of(opened.folder, opened.config) as ledger:
+        write_pages(opened, audited(opened, ledger, known, labels))
+    return known
 
 
-def _judged(cascade: Cascade, instance: Instance, ledger: Ledger, meter: Meter) -> Case:
-    asking = cascade.judge(instance)
-    meter.begin()
-    replies: Sequence[Reply | None] | None = None
+def export_run(
+    folder: str | Path,
+    *,
+    policy: str | None = None,
+    format: str | None = None,
+    to: str | Path | None = None,
+    partial: bool = False,
+    labels: Labels | None = None,
+    say: Callable[[str], None] = print,
+) -> tuple[Path | str, dict[str, Any]]:
+    """Derive a run's files again, from its ledger alone; returns where the cleaned set is, and the report.
+
+    Without `to` they take the place of the run's own, and another policy or format becomes the run's. A `to` with a
+    file's suffix takes the cleaned set alone, with its card; `hf://owner/name` pushes it, with decisions, report and
+    card, to a dataset on the hub; otherwise it is a folder for all that is derived.
+    Raises RelabelError; Unfinished if replies are missing and `partial` is not set.
+    """
+    opened = reopen(folder, policy=policy)
+    if format is not None:
+        output = opened.config.output.model_copy(update={"format": format})
+        opened = replace(opened, config=opened.config.model_copy(update={"output": output}))
+        if opened.converted:
+            needs_negatives(opened.converted)
     try:
-        while True:
-            calls: Sequence[Call] = asking.send(replies)  # type: ignore[arg-type]
-            replies = [ledger.get(call.request.key) for call in calls]
-            meter.add(calls, replies)
-    except StopIteration as finished:
-        case: Case = finished.value
-        return case
+        return _export(opened, to, partial, labels, say)
+    except Unfinished as fault:
+        raise Unfinished(
+            f"{fault}. `{pasteable('relabel', 'run', opened.folder)}` goes on; "
+            f"`{pasteable('relabel', 'export', opened.folder, '--partial')}` exports what there is."
+        ) from None
 
 
-class Derived:
-    """The derived files of a run, written side by side under other names and put in place together at the end."""
-
-    def __init__(self, folder: Path, cleaned: Path, sink: Sink, *, positives: bool) -> None:
-        """`positives` says whether a judge is asked about these, too."""
-        self._sink = sink
-        self._decisions = DecisionsWriter(partial_path(folder / DECISIONS))
-        self._positives = PositivesWriter(partial_path(folder / POSITIVES)) if positives else None
-        self._quarantine = partial_path(folder / QUARANTINE).open("wb")
-        self._paths = [cleaned, folder / DECISIONS, folder / QUARANTINE]
-        self._paths += [folder / POSITIVES] if positives else []
-
-    def write(self, record: Outcome | Quarantined) -> None:
-        """Append a record to the files it belongs in."""
-        if isinstance(record, Quarantined):
-            self._quarantine.write(quarantine_line(record))
-            return
-        self._sink.write(record)
-        self._decisions.write(record)
-        if self._positives is not None:
-            self._positives.write(record)
-
-    def finish(self) -> None:
-        """Close all files and put them in their places."""
-        self._close()
-        for path in self._paths:
-            discard(path)
-            partial_path(path).replace(path)
-
-    def abandon(self) -> None:
-        """Close all files and leave nothing of them, also where a full disk does not even let them be closed."""
-        with suppress(Exception):
-            self._close()
-        for path in self._paths:
-            discard(partial_path(path))
-
-    def _close(self) -> None:
-        self._sink.close()
-        self._decisions.close()
-        self._quarantine.close()
-        if self._positives is not None:
-            self._positives.close()
+def _export(
+    opened: Opened, to: str | Path | None, partial: bool, labels: Labels | None, say: Callable[[str], None]
+) -> tuple[Path | str, dict[str, Any]]:
+    if to is None:
+        with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger, Log(opened.folder) as log:
+            report = derive(opened, ledger, partial=partial, labels=labels)
+            write_config(opened)
+            log.write("exported", instances=report["instances"], candidates=report["candidates"])
+        return opened.cleaned, report
+    if not str(to):
+        raise ConfigError("--to: is empty, expected a file, a folder, or hf://owner/name")
+    with ledger_of(opened.folder, opened.config) as ledger:
+        if str(to).startswith("hf://"):
+            return _export_to_hub(opened, ledger, place_of(str(to)), partial, say)
+        place = Path(to)
+        as_folder = not place.suffix or place.is_dir() or str(to).endswith("/")
+        return (_export_folder if as_folder else _export_file)(opened, ledger, place, partial)
 
 
-def write_all(records: Iterable[Outcome | Quarantined], derived: Derived, *, partial: bool = False) -> Tally:
-    """Write every record and count it. Raises Unfinished, and leaves nothing, if a candidate waits for a reply."""
-    tally = Tally()
-    try:
-        for record in records:
-            tally.add(record)
-            derived.write(record)
-        if tally.waiting and not partial:
-            raise Unfinished(f"{tally.waiting} wait for a reply")
-    except BaseException:
-        derived.abandon()
-        raise
-    derived.finish()
-    return tally
+def _export_to_hub(
+    opened: Opened, ledger: Ledger, place: Place, partial: bool, say: Callable[[str], None]
+) -> tuple[str, dict[str, Any]]:
+    """The cleaned set with its decisions, report and card. What names this machine or its servers stays here."""
+    with tempfile.TemporaryDirectory(prefix="relabel-") as scratch:
+        elsewhere = replace(opened, folder=Path(scratch))
+        report = derive(elsewhere, ledger, partial=partial)
+        write_pages(elsewhere, public(report), str(place.repo_id))
+        shown = [elsewhere.cleaned, *(elsewhere.folder / name for name in (DECISIONS, POSITIVES, REPORT, *PAGES))]
+        files = {path.name: path for path in shown if path.exists()}
+        return push(place, files, f"Cleaned by relabel {__version__}", say), report
 
 
-def quarantine_line(record: Quarantined) -> bytes:
-    """One line of quarantine.jsonl."""
-    content = {"line": record.line, "reason": record.reason, "record": record.record}
-    return orjson.dumps(content, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+def _export_folder(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> tuple[Path, dict[str, Any]]:
+    """A folder for all that is derived, with a config that reads the run's ledger: `verify` works on it, too."""
+    place.mkdir(parents=True, exist_ok=True)
+    guard(place, opened.config.input)
+    if segments(place):
+        raise ConfigError(f"{place}: holds a run of its own, with its ledger; export to another folder")
+    read = LedgerSettings(read=[str(opened.folder.absolute()), *opened.config.ledger.read])
+    config = opened.config.model_copy(update={"ledger": read})
+    elsewhere = replace(opened, folder=place, config=config)
+    report = derive(elsewhere, ledger, partial=partial)
+    write_config(elsewhere)
+    return elsewhere.cleaned, report
 
 
-def partial_path(path: Path) -> Path:
-    """Where a file is written before it is whole; its suffix stays, so that writers still recognise it."""
-    return path.with_name(f".partial-{path.name}")
-
-
-def discard(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _export_file(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> tuple[Path, dict[str, Any]]:
+    """The cleaned set alone."""
+    sources = filter(None, (opened.config.input.path, opened.config.input.run))
+    if any(is_within(place, Path(source)) for source in sources):
+        raise ConfigError(f"{place}: is the run's own source; export to another place")
+    if not place.name.endswith((*FILES, opened.source.suffix)):
+        known = ", ".join(dict.fromkeys([opened.source.suffix, ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]))
+        raise ConfigError(f"{place}: unknown suffix; expected one of {known}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".relabel-", dir=place.parent) as scratch:
+        elsewhere = replace(opened, folder=Path(scratch), named=place.name)
+        report = derive(elsewhere, ledger, partial=partial)
+        discard(place)
+        elsewhere.cleaned.replace(place)
+        card = place.with_name(f"{place.name.split('.')[0]}.{CARD}")
+        write_card(place.parent, report, opened.config, place, card.name)
+    return place, report

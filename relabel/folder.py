@@ -20,8 +20,8 @@ import yaml
 from relabel import __version__
 from relabel.cascade import Cascade
 from relabel.config import Config, InputSettings, LLMJudgeSettings, OutputSettings, PolicySettings, ScreenSettings
+from relabel.derived import QUARANTINE, Derived, discard, outcomes, partial_path
 from relabel.errors import ConfigError, InputError
-from relabel.export import QUARANTINE, Derived, discard, outcomes, partial_path
 from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
 from relabel.ledger import Ledger, segments
 from relabel.loading import RECORDED, find_config, load_config, parse, read_yaml, yaml_mapping

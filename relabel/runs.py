@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -14,43 +13,33 @@ from typing import Any
 
 from relabel import __version__
 from relabel.asker import Asker, Progress, TierProgress, most_open
-from relabel.audits import Labels, audited, write_pages
 from relabel.cascade import Cascade
 from relabel.clients import Client, make_client
 from relabel.clients.screen import ScreenClient
-from relabel.config import Config, LedgerSettings, LLMJudgeSettings, ModelScreenSettings, ScreenSettings
+from relabel.config import Config, LLMJudgeSettings, ModelScreenSettings, ScreenSettings
 from relabel.costs import Prices
+from relabel.derived import QUARANTINE
 from relabel.engine import Watch, answer, interruptible, watched
-from relabel.errors import ConfigError, Damaged, InputError, RunStopped, Unfinished
-from relabel.export import QUARANTINE, discard, partial_path, write_all
+from relabel.errors import ConfigError, Damaged, InputError, RunStopped
+from relabel.export import derive
 from relabel.folder import (
-    PAGES,
     Opened,
-    derived_files,
     discard_derived,
     fingerprint_of,
     guard,
     held_before,
-    is_within,
-    judges_of,
-    ledger_of,
     open_run,
     recorded_config,
-    reopen,
-    size_of,
-    source_of,
     up_to_date,
     with_options,
     write_config,
 )
-from relabel.formats import FILES, needs_negatives
 from relabel.judges import Retry
-from relabel.ledger import Ledger, segments
+from relabel.ledger import Ledger
 from relabel.limits import Stop
 from relabel.loading import load_config
 from relabel.log import Log
-from relabel.meter import Meter
-from relabel.report import REPORT, build_report, calibrations, read_report
+from relabel.report import read_report
 from relabel.salvage import salvage
 from relabel.screens.models import client_of
 from relabel.settings import BatchClientSettings
@@ -222,119 +211,6 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise ConfigError(f"{folder}: cannot be made: {fault.strerror}; name another folder with --output") from None
-
-
-def derive(opened: Opened, ledger: Ledger, *, partial: bool = False, labels: Labels | None = None) -> dict[str, Any]:
-    """Write all derived files of a run into its folder, from its ledger alone. Raises Unfinished."""
-    meter = Meter()
-    discard(partial_path(opened.cleaned))
-    tally = write_all(opened.outcomes(ledger, meter), opened.derived(), partial=partial)
-    report = build_report(opened.config, tally, meter, ledger)
-    report["source"] = source_of(opened)
-    report["judges"] = judges_of(opened)
-    report["calibrations"] = calibrations(opened.cascade, report["judges"], tally)
-    report["policy"] = opened.config.policy.model_dump(mode="json")
-    report["files"] = {path.name: size_of(path) for path in derived_files(opened)}
-    report["fingerprint"] = fingerprint_of(opened, ledger)
-    write_pages(opened, audited(opened, ledger, report, labels))
-    pages = (opened.folder / name for name in (*PAGES, REPORT))
-    discard_derived(opened.folder, but=(*derived_files(opened), *pages))
-    return report
-
-
-def report_run(folder: str | Path, labels: Labels | None = None) -> dict[str, Any]:
-    """Write a run's report again; `labels` are what people say of its candidates, by (query_id, docid).
-
-    What is up to date is not derived again: its tables are asked anew. Raises RelabelError; Unfinished if replies are
-    missing.
-    """
-    opened = reopen(folder)
-    known = read_report(opened.folder)
-    if known is None or not up_to_date(opened, known, fingerprint_of(opened)):
-        return export_run(folder, labels=labels)[1]
-    with ledger_of(opened.folder, opened.config) as ledger:
-        write_pages(opened, audited(opened, ledger, known, labels))
-    return known
-
-
-def export_run(
-    folder: str | Path,
-    *,
-    policy: str | None = None,
-    format: str | None = None,
-    to: str | Path | None = None,
-    partial: bool = False,
-    labels: Labels | None = None,
-) -> tuple[Path, dict[str, Any]]:
-    """Derive a run's files again, from its ledger alone; returns where the cleaned set is, and the report.
-
-    Without `to` they take the place of the run's own, and another policy or format becomes the run's. A `to` with a
-    file's suffix takes the cleaned set alone; otherwise it is a folder for all that is derived.
-    Raises RelabelError; Unfinished if replies are missing and `partial` is not set.
-    """
-    opened = reopen(folder, policy=policy)
-    if format is not None:
-        output = opened.config.output.model_copy(update={"format": format})
-        opened = replace(opened, config=opened.config.model_copy(update={"output": output}))
-        if opened.converted:
-            needs_negatives(opened.converted)
-    try:
-        return _export(opened, to, partial, labels)
-    except Unfinished as fault:
-        raise Unfinished(
-            f"{fault}. `{pasteable('relabel', 'run', opened.folder)}` goes on; "
-            f"`{pasteable('relabel', 'export', opened.folder, '--partial')}` exports what there is."
-        ) from None
-
-
-def _export(opened: Opened, to: str | Path | None, partial: bool, labels: Labels | None) -> tuple[Path, dict[str, Any]]:
-    if to is None:
-        with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger, Log(opened.folder) as log:
-            report = derive(opened, ledger, partial=partial, labels=labels)
-            write_config(opened)
-            log.write("exported", instances=report["instances"], candidates=report["candidates"])
-        return opened.cleaned, report
-    if not str(to):
-        raise ConfigError("--to: is empty, expected a file or a folder")
-    place = Path(to)
-    as_folder = not place.suffix or place.is_dir() or str(to).endswith("/")
-    with ledger_of(opened.folder, opened.config) as ledger:
-        return (
-            _export_folder(opened, ledger, place, partial)
-            if as_folder
-            else _export_file(opened, ledger, place, partial)
-        )
-
-
-def _export_folder(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> tuple[Path, dict[str, Any]]:
-    """A folder for all that is derived, with a config that reads the run's ledger: `verify` works on it, too."""
-    place.mkdir(parents=True, exist_ok=True)
-    guard(place, opened.config.input)
-    if segments(place):
-        raise ConfigError(f"{place}: holds a run of its own, with its ledger; export to another folder")
-    read = LedgerSettings(read=[str(opened.folder.absolute()), *opened.config.ledger.read])
-    config = opened.config.model_copy(update={"ledger": read})
-    elsewhere = replace(opened, folder=place, config=config)
-    report = derive(elsewhere, ledger, partial=partial)
-    write_config(elsewhere)
-    return elsewhere.cleaned, report
-
-
-def _export_file(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> tuple[Path, dict[str, Any]]:
-    """The cleaned set alone."""
-    sources = filter(None, (opened.config.input.path, opened.config.input.run))
-    if any(is_within(place, Path(source)) for source in sources):
-        raise ConfigError(f"{place}: is the run's own source; export to another place")
-    if not place.name.endswith((*FILES, opened.source.suffix)):
-        known = ", ".join(dict.fromkeys([opened.source.suffix, ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]))
-        raise ConfigError(f"{place}: unknown suffix; expected one of {known}")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".relabel-", dir=place.parent) as scratch:
-        elsewhere = replace(opened, folder=Path(scratch), named=place.name)
-        report = derive(elsewhere, ledger, partial=partial)
-        discard(place)
-        elsewhere.cleaned.replace(place)
-    return place, report
 
 
 async def _answer(

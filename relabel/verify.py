@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from relabel.export import write_all
+from relabel.derived import write_all
 from relabel.folder import Opened, derived_files
 from relabel.ledger import Ledger
 from relabel.meter import Meter

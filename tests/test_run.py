@@ -13,11 +13,12 @@ import pytest
 
 from relabel.config import Config
 from relabel.errors import ConfigError, InputError, RelabelError
+from relabel.export import export_run
 from relabel.folder import ledger_of, reopen
 from relabel.formats import open_sink, open_source
 from relabel.loading import load_config
 from relabel.records import Instance, Outcome
-from relabel.runs import Summary, export_run, run
+from relabel.runs import Summary, run
 from relabel.testing import Answer, ReplyServer, rlhn_reply
 from tests.conftest import config, settings, tevatron
 from tests.replay import Recorded, records

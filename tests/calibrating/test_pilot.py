@@ -16,9 +16,10 @@ pytest.importorskip("sklearn", reason="needs the extra `calibrate`")
 from relabel.calibrating.files import calibrated, gather
 from relabel.errors import ConfigError, InputError, Unfinished
 from relabel.estimate import estimate
+from relabel.export import export_run
 from relabel.folder import open_run, recorded_config
 from relabel.loading import load_config
-from relabel.runs import export_run, run
+from relabel.runs import run
 from relabel.testing import LabelledJudge, ReplyServer
 from tests.test_calibration import calibration
 from tests.test_cli import relabel

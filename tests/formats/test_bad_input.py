@@ -17,8 +17,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relabel.derived import quarantine_line
 from relabel.errors import InputError
-from relabel.export import quarantine_line
 from relabel.formats import FORMATS, open_source
 from relabel.formats.sentence_transformers import LAYOUTS
 from relabel.records import Instance, Quarantined

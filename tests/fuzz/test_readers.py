@@ -19,8 +19,8 @@ import zstandard
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from relabel.derived import quarantine_line
 from relabel.errors import InputError
-from relabel.export import quarantine_line
 from relabel.formats import Source, open_source
 from relabel.policy import decide
 from relabel.records import Instance, Outcome, Quarantined, Verdict

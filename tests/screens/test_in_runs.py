@@ -11,8 +11,9 @@ import pytest
 
 from relabel.config import Config
 from relabel.estimate import estimate
+from relabel.export import export_run
 from relabel.folder import open_run
-from relabel.runs import Summary, export_run, run
+from relabel.runs import Summary, run
 from relabel.testing import ReplyServer
 from tests.conftest import settings, tevatron
 from tests.test_run import finds_the_first
