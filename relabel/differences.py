@@ -4,14 +4,12 @@ fare against what people say, and what each cost.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from relabel.audits import Labels
 from relabel.errors import Unfinished
@@ -20,7 +18,7 @@ from relabel.labels import Name, read_reviews
 from relabel.ledger import Ledger
 from relabel.records import Outcome, Reply
 from relabel.report import read_report
-from relabel.report.audit import outcomes
+from relabel.report.audit import outcomes, square
 from relabel.report.examples import SHOWN, context, is_of, judged
 from relabel.report.pages import html, write_json
 from relabel.report.queries import FOUND, Database
@@ -168,13 +166,9 @@ class _Joined(Database):
         changed = {"changed": "a <> b"}
         moved = self.ask("SELECT a, b, count(*) FROM rows GROUP BY ALL ORDER BY ALL")
         moves = {(a, b): count for a, b, count in moved}
-        cells: defaultdict[Any, Counter[tuple[int, int]]] = defaultdict(Counter)
-        for cluster, a, b, count in self.ask("SELECT cluster, a, b, count(*) FROM rows GROUP BY ALL ORDER BY ALL"):
-            cells[cluster][ACTIONS.index(a), ACTIONS.index(b)] += count
-        counts = np.zeros((max(len(cells), 1), len(ACTIONS), len(ACTIONS)))
-        for row, cluster in enumerate(cells):
-            for place, count in cells[cluster].items():
-                counts[row][place] += count
+        places = {action: place for place, action in enumerate(ACTIONS)}
+        counted = self.ask("SELECT cluster, a, b, count(*) FROM rows GROUP BY ALL ORDER BY ALL")
+        cells = {(cluster, places[a], places[b]): count for cluster, a, b, count in counted}
         return {
             "matched_by": " and ".join(self.by),
             "candidates": {"both": matched, "a_only": alone[0], "b_only": alone[1]},
@@ -182,7 +176,7 @@ class _Joined(Database):
             "all": self.shares("''", changed).get("", {"candidates": 0, "changed": 0}),
             "subsets": self.shares("subset", changed),
             "moves": [[moves.get((a, b), 0) for b in ACTIONS] for a in ACTIONS],
-            "agreement": agreement(counts),
+            "agreement": agreement(square(cells, len(ACTIONS))),
         }
 
     def human(self) -> dict[str, Any] | None:

@@ -148,10 +148,11 @@ def _usable(report: Mapping[str, Any]) -> _Check:
 
 
 def _judges(report: Mapping[str, Any]) -> Iterator[_Check]:
+    models = {one["tier"] for one in report["cost"]["tiers"]}
     for pair in report["agreement"]:
-        if pair["kappa"] is None:
-            continue
         one, other = pair["tiers"]
+        if pair["kappa"] is None or not models.issuperset(pair["tiers"]):
+            continue
         low, high = pair["kappa_95"] or (None, None)
         between = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
         says = f"{one} and {other}: Cohen's kappa {pair['kappa']:.2f}{between} on {pair['candidates']:,} candidates"
@@ -174,7 +175,9 @@ def _people(report: Mapping[str, Any]) -> _Check:
 def _calibrations(report: Mapping[str, Any]) -> Iterator[_Check]:
     for one in report["calibrations"]:
         strange = [*one["unfitted_subsets"], *one["unfitted_judges"]]
-        says = f"{one['tier']}: used on {len(strange)} subsets or judges that it was not fitted on"
+        says = f"{one['tier']} was used on what it was fitted on"
+        if strange:
+            says = f"{one['tier']} was not fitted on {', '.join(name or '(none)' for name in strange)}"
         yield "calibrated", "look" if strange else "ok", says
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from relabel.calibration import UNSURE
 from relabel.report.facts import TierFacts
 from relabel.report.queries import FOUND, Tables, Trail, band_name, share
 from relabel.statistics import agreement, measured
 
 _ABSTAINED = "abstained"
+_NO_OPINION = (None, UNSURE)
 _SCORE_PARTS = 10
 _CHANGES = {
     "relabel": "action = 'relabel'",
@@ -137,27 +139,17 @@ def _agreement(
 ) -> dict[str, Any] | None:
     same = list(one.labels) == list(other.labels)
     confusion: Counter[tuple[str, str]] = Counter()
-    cells: defaultdict[Any, Counter[tuple[int, int]]] = defaultdict(Counter)
+    cells: Counter[tuple[Any, int, int]] = Counter()
     for cluster, number, count in counted:
         said = tables.said(number)
         if one.name not in said or other.name not in said:
             continue
         first, second = said[one.name], said[other.name]
         confusion[first or _ABSTAINED, second or _ABSTAINED] += count
-        if first is not None and second is not None:
-            places = (
-                (one.labels.index(first), other.labels.index(second))
-                if same
-                else (int(first in one.flags), int(second in other.flags))
-            )
-            cells[cluster][places] += count
+        if first not in _NO_OPINION and second not in _NO_OPINION:
+            cells[cluster, _place(first, one, same), _place(second, other, same)] += count
     if not confusion:
         return None
-    size = len(one.labels) if same else 2
-    counts = np.zeros((max(len(cells), 1), size, size))
-    for row, cluster in enumerate(cells):
-        for place, count in cells[cluster].items():
-            counts[row][place] += count
     rows, columns = (
         [label for label in (*tier.labels, _ABSTAINED) if any(pair[side] == label for pair in confusion)]
         for side, tier in enumerate((one, other))
@@ -169,8 +161,21 @@ def _agreement(
         "columns": columns,
         "confusion": [[confusion[row, column] for column in columns] for row in rows],
         "of": "labels" if same else "flags",
-        **agreement(counts),
+        **agreement(square(cells, len(one.labels) if same else 2)),
     }
+
+
+def _place(label: str | None, tier: TierFacts, by_label: bool) -> int:
+    return tier.labels.index(label or "") if by_label else int(label in tier.flags)
+
+
+def square(cells: Mapping[tuple[Any, int, int], int], size: int) -> np.ndarray[Any, Any]:
+    """Counts by cluster, row and column as an array (clusters, size, size)."""
+    clusters = {cluster: place for place, cluster in enumerate(sorted({cell[0] for cell in cells}))}
+    counts = np.zeros((max(len(clusters), 1), size, size))
+    for (cluster, row, column), count in cells.items():
+        counts[clusters[cluster], row, column] += count
+    return counts
 
 
 def suspects(tables: Tables) -> dict[str, dict[str, Any]]:

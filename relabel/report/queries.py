@@ -151,6 +151,7 @@ class Tables(Database):
         tiers = range(len(self.flags.tiers))
         columns = "".join(f", j{n} BOOLEAN, f{n} BOOLEAN" for n in tiers)
         self.connection.execute(f"CREATE TABLE trails (trail VARCHAR, number INTEGER, disputes INTEGER{columns})")
+        self._by_number = [said for _, said in sorted(self._trails.items())]
         rows = []
         for number, (trail, said) in enumerate(sorted(self._trails.items())):
             flags = self.flags.of(said)
@@ -183,7 +184,7 @@ class Tables(Database):
 
     def said(self, number: int) -> Mapping[str, str | None]:
         """What the tiers said along a trail, by its number in `rows`."""
-        return self._trails[sorted(self._trails)[number]]
+        return self._by_number[number]
 
 
 def share(
