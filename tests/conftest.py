@@ -7,13 +7,17 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from relabel.config import Config
 from relabel.records import Case, Instance, Passage, Verdicts
 
+if TYPE_CHECKING:
+    from relabel.testing import FakeHub
+
+HUB_TOKEN = "hf_NobodyMaySeeThis"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -42,6 +46,27 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root may mount a file system")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """A hub on loopback, which the library of the real one is told to take for that."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session  # type: ignore[attr-defined]
+
+    from relabel.testing import FakeHub
+
+    with FakeHub(token=HUB_TOKEN) as hub:
+        for name, value in hub.environment.items():
+            monkeypatch.setenv(name, value)
+        for name in ("HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "login"))
+        monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "logins"))
+        yield hub
+        close_session()
 
 
 def passage(docid: str, text: str = "", title: str = "") -> Passage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -11,33 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants, get_session
-from huggingface_hub.utils import close_session  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
 from relabel.errors import ConfigError, RelabelError, RunStopped
 from relabel.hub import Place, place_of, push
 from relabel.testing import FakeHub
+from tests.conftest import HUB_TOKEN
 
 # huggingface_hub calls its HTTP client in a deprecated way
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-TOKEN = "hf_NobodyMaySeeThis"
+TOKEN = HUB_TOKEN
 HERE = Place("me/cleaned")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    with FakeHub(token=TOKEN) as hub:
-        for name, value in hub.environment.items():
-            monkeypatch.setenv(name, value)
-        for name in ("HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "login"))
-        monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "logins"))
-        yield hub
-        close_session()
 
 
 @pytest.fixture
