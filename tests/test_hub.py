@@ -138,8 +138,9 @@ def test_the_endpoint_and_the_token_are_those_of_the_moment(
 
 
 def test_progress_bars_are_as_they_were_before(hub: FakeHub, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = are_progress_bars_disabled()
     push(HERE, {"": folder}, "Clean", say=lambda _: None)
-    assert not are_progress_bars_disabled()
+    assert are_progress_bars_disabled() == before
     assert "%" not in capfd.readouterr().err
 
 

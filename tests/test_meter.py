@@ -26,6 +26,7 @@ def test_the_share_is_that_of_the_longest_beginning_sent_before() -> None:
     assert meter.as_dict("t") == {
         "calls": 3,
         "prompt_tokens": 300,
+        "cached_tokens": 150,
         "completion_tokens": 21,
         "prefix_share": round((0 + 0.75 + 0.5) / 3, 4),
     }

@@ -42,14 +42,15 @@ def audit(tables: Tables, facts: Sequence[TierFacts], report: Mapping[str, Any])
 
 def changes(tables: Tables, report: Mapping[str, Any]) -> dict[str, Any]:
     """Candidates by action, and instances touched, of all and of each subset, with intervals over queries."""
-    whole = tables.shares("''", _CHANGES).get("", {"candidates": 0})
+    nothing = {"candidates": 0} | {k: v for name in _CHANGES for k, v in share(name, 0, 0, 0, 0, 0, 0).items()}
+    whole = tables.shares("''", _CHANGES).get("", nothing)
     subsets = tables.shares("subset", _CHANGES)
     counted = report["subsets"]
     total = {name: sum(one[name] for one in counted.values()) for name in ("changed", "removed", "instances")}
     return {
         "queries": tables.queries,
         "all": whole | _touched(total),
-        "subsets": {name: subsets.get(name, {"candidates": 0}) | _touched(one) for name, one in counted.items()},
+        "subsets": {name: subsets.get(name, nothing) | _touched(one) for name, one in counted.items()},
     }
 
 
