@@ -148,3 +148,23 @@ def test_a_stop_gives_up_what_waits(embedder: str, tmp_path: Path) -> None:
     found = asyncio.run(scenario())
     assert all(isinstance(one, (Reply, RunStopped)) for one in found)
     assert isinstance(found[-1], RunStopped)
+
+
+def test_the_pulse_tells_how_much_has_been_measured_and_how_fast(embedder: str, tmp_path: Path) -> None:
+    async def scenario() -> list[str]:
+        client = ScreenClient(embedding(embedder), lambda _: None, tmp_path)
+        await client.open()
+        said = [client.pulse()]
+        asking = asyncio.create_task(client.send(request("one", "two")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        said.append(client.pulse())
+        await asking
+        said.append(client.pulse())
+        await client.close()
+        return said
+
+    before, loading, after = asyncio.run(scenario())
+    assert (before, loading) == ("", f"loading {embedder}")
+    assert after.startswith("4 texts, ")
+    assert after.endswith("/s")
