@@ -1,14 +1,9 @@
-"""report.json and report.html: what a run did, in numbers that add up."""
+"""What a run did, in numbers that add up: the counts of its tally, its calls and its spending."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
-from pathlib import Path
 from typing import Any
-
-import jinja2
-import orjson
 
 from relabel.calibration import UNSURE
 from relabel.cascade import Cascade
@@ -17,8 +12,6 @@ from relabel.costs import Prices
 from relabel.ledger import Ledger
 from relabel.meter import Meter
 from relabel.tally import Tally, TierTally
-
-REPORT, PAGE = "report.json", "report.html"
 
 
 def build_report(config: Config, tally: Tally, meter: Meter, ledger: Ledger) -> dict[str, Any]:
@@ -107,33 +100,6 @@ def mixed(ledger: Ledger) -> dict[str, dict[str, list[str]]]:
         for tier, found in sorted(seen.items())
     }
     return {tier: found for tier, found in several.items() if found}
-
-
-def write_report(folder: Path, report: Mapping[str, Any], title: str) -> None:
-    """Write report.html, then report.json: where the latter is, all the rest is."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("relabel", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("report.html").render(report=report, title=title)
-    (folder / PAGE).write_text(page, encoding="utf-8")
-    signed = {**report, "digest": _digest(report)}
-    (folder / REPORT).write_bytes(orjson.dumps(signed, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-def read_report(folder: Path) -> dict[str, Any] | None:
-    """The report of a run, or None if there is none, or it is not as it was written."""
-    try:
-        found = orjson.loads((folder / REPORT).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return None
-    if not isinstance(found, dict):
-        return None
-    digest = found.pop("digest", None)
-    return found if digest == _digest(found) else None
-
-
-def _digest(report: Mapping[str, Any]) -> str:
-    return blake2b(orjson.dumps(report, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
 def _rounded(usd: float | None) -> float | None:
