@@ -32,6 +32,7 @@ def audit(tables: Tables, facts: Sequence[TierFacts], report: Mapping[str, Any])
     return {
         "changes": changes(tables, report),
         "by_position": by_position(tables, facts),
+        "by_half": by_half(tables, facts),
         "by_score": by_score(tables),
         "funnel": [funnel(one, facts, trails) for one in facts],
         "agreement": agreements(tables, facts),
@@ -57,22 +58,39 @@ def changes(tables: Tables, report: Mapping[str, Any]) -> dict[str, Any]:
 def _touched(counted: Mapping[str, int]) -> dict[str, Any]:
     """Instances that are not as they were, each one draw."""
     of, hits = counted["instances"], counted["changed"]
-    touched = share("touched", hits, of, of, hits, hits, of)
+    touched = share("touched", of, hits, of, hits, hits, of)
     return {"instances": of, **touched, "removed": counted["removed"]}
 
 
 def by_position(tables: Tables, facts: Sequence[TierFacts]) -> list[dict[str, Any]]:
     """False negatives, and what each tier flagged of what it judged, by the place among the mined negatives."""
-    found = tables.shares("band", {"false_negatives": FOUND})
-    flagged = {one.name: tables.shares("band", {"flagged": f"f{n}"}, f"j{n}") for n, one in enumerate(facts)}
-    return [
-        {
-            "positions": band_name(band),
-            **row,
-            "tiers": {tier: rows[band] for tier, rows in flagged.items() if band in rows},
-        }
-        for band, row in found.items()
-    ]
+    found = tables.shares("band", _flagged(facts))
+    return [{"positions": band_name(band), **_by_tier(row, facts)} for band, row in found.items()]
+
+
+def by_half(tables: Tables, facts: Sequence[TierFacts]) -> dict[str, dict[str, Any]]:
+    """The same for the first and the second half of each list of two or more."""
+    found = tables.shares("early", _flagged(facts), table="placed")
+    return {name: _by_tier(found[early], facts) for name, early in (("first", True), ("second", False)) if found}
+
+
+def _flagged(facts: Sequence[TierFacts]) -> dict[str, str | tuple[str, str]]:
+    return {"false_negatives": FOUND} | {f"flagged{n}": (f"f{n}", f"j{n}") for n in range(len(facts))}
+
+
+def _by_tier(row: dict[str, Any], facts: Sequence[TierFacts]) -> dict[str, Any]:
+    """A row with what each tier flagged under the tier's own name, left out where it judged nothing."""
+    tiers = {}
+    for n, one in enumerate(facts):
+        own = {name: row.pop(f"flagged{n}{name}") for name in ("", "_share", "_95", "_among")}
+        if own["_among"]:
+            tiers[one.name] = {
+                "candidates": own["_among"],
+                "flagged": own[""],
+                "flagged_share": own["_share"],
+                "flagged_95": own["_95"],
+            }
+    return row | {"tiers": tiers}
 
 
 def by_score(tables: Tables) -> list[dict[str, Any]]:

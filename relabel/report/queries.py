@@ -104,24 +104,34 @@ class Database:
         return f"hash({name}) % {CLUSTERS}" if self.queries > CLUSTERS else name
 
     def shares(
-        self, group: str, hits: Mapping[str, str], where: str = "TRUE", table: str = "rows"
+        self, group: str, hits: Mapping[str, str | tuple[str, str]], where: str = "TRUE", table: str = "rows"
     ) -> dict[Any, dict[str, Any]]:
-        """For each value of `group`: its `candidates`, and how many of them each of the conditions in `hits` holds of:
-        the number, the share, and the share's 95 % interval over queries.
+        """For each value of `group`: its `candidates`, and of how many of them each condition in `hits` holds: the
+        number, the share, and the share's 95 % interval over queries. A pair (hit, among) is a share of those of which
+        `among` holds; they are counted, too.
         """
-        inner = ", ".join(f"count(*) FILTER (WHERE {hit}) AS x{n}" for n, hit in enumerate(hits.values()))
-        sums = ", ".join(f"sum(x{n}), sum(x{n} * x{n}), sum(x{n} * n)" for n in range(len(hits)))
+        pairs = {name: hit if isinstance(hit, tuple) else (hit, "TRUE") for name, hit in hits.items()}
+        inner = "".join(
+            f", count(*) FILTER (WHERE {among}) AS n{k}, count(*) FILTER (WHERE ({among}) AND ({hit})) AS x{k}"
+            for k, (hit, among) in enumerate(pairs.values())
+        )
+        sums = "".join(
+            f", count(*) FILTER (WHERE n{k} > 0), sum(x{k}), sum(n{k}), sum(x{k} * x{k}), sum(x{k} * n{k}), "
+            f"sum(n{k} * n{k})"
+            for k in range(len(pairs))
+        )
         rows = self.ask(
-            f"SELECT g, count(*), sum(n), sum(n * n), {sums} "
-            f"FROM (SELECT {group} AS g, cluster, count(*) AS n, {inner} FROM {table} WHERE {where} GROUP BY ALL) "
-            "GROUP BY g ORDER BY g"
+            f"SELECT g, sum(n){sums} FROM (SELECT {group} AS g, cluster, count(*) AS n{inner} FROM {table} "
+            f"WHERE {where} GROUP BY ALL) GROUP BY g ORDER BY g"
         )
         found = {}
-        for value, clusters, of, sizes, *each in rows:
-            row: dict[str, Any] = {"candidates": int(of)}
-            for n, name in enumerate(hits):
-                count, squares, products = (int(one) for one in each[3 * n : 3 * n + 3])
-                row |= share(name, count, int(of), clusters, squares, products, int(sizes))
+        for value, candidates, *each in rows:
+            row: dict[str, Any] = {"candidates": int(candidates)}
+            for k, (name, hit) in enumerate(hits.items()):
+                sizes = [int(one) for one in each[6 * k : 6 * k + 6]]
+                row |= share(name, *sizes)
+                if isinstance(hit, tuple):
+                    row[f"{name}_among"] = sizes[2]
             found[value] = row
         return found
 
@@ -145,7 +155,8 @@ class Tables(Database):
 
     def _note_trails(self) -> None:
         """The view `rows`: decisions with the cluster of their query, their band of places, and for each tier (by its
-        number) whether it judged (`j0`), and whether it flagged (`f0`).
+        number) whether it judged (`j0`), and whether it flagged (`f0`). And `placed`: those of lists of two or more,
+        with whether they stand in the first half.
         """
         self._trails = {trail: read_trail(trail) for (trail,) in self.ask("SELECT DISTINCT trail FROM decisions")}
         tiers = range(len(self.flags.tiers))
@@ -163,6 +174,10 @@ class Tables(Database):
         self.connection.execute(
             f"CREATE VIEW rows AS SELECT d.*, t.* EXCLUDE (trail), {cluster} AS cluster, {_band()} AS band "
             "FROM decisions d JOIN trails t USING (trail)"
+        )
+        self.connection.execute(
+            "CREATE VIEW placed AS SELECT rows.*, 2 * position <= size AS early FROM rows JOIN (SELECT line, query_id, "
+            "max(position) AS size FROM decisions GROUP BY ALL HAVING size > 1) USING (line, query_id)"
         )
         if self.has_positives:
             self.connection.execute(f"CREATE VIEW positive_rows AS SELECT *, {cluster} AS cluster FROM positives")
@@ -187,12 +202,9 @@ class Tables(Database):
         return self._by_number[number]
 
 
-def share(
-    name: str, hits: int, of: int, clusters: int, squares: float, products: float, sizes: float
-) -> dict[str, Any]:
-    """A count with its share and the share's 95 % interval."""
-    variance = cluster_variance(clusters, hits, of, squares, products, sizes)
-    low, high = share_interval(hits, of, clusters, variance)
+def share(name: str, clusters: int, hits: int, of: int, squares: int, products: int, sizes: int) -> dict[str, Any]:
+    """A count with its share and the share's 95 % interval, from sums over clusters (see `cluster_variance`)."""
+    low, high = share_interval(hits, of, clusters, cluster_variance(clusters, hits, of, squares, products, sizes))
     return {
         name: hits,
         f"{name}_share": round(hits / of, 6) if of else None,

@@ -57,6 +57,16 @@ def test_every_count_is_that_of_a_loop_over_the_candidates(instances: list[tuple
     assert {row["positions"]: row["candidates"] for row in result["by_position"]} == {
         band_name(place): count for place, count in places.items()
     }
+    halves: dict[str, list[Said]] = {"first": [], "second": []}
+    for _, said in instances:
+        for place, one in enumerate(said, 1):
+            halves["first" if 2 * place <= len(said) else "second"] += [one] if len(said) > 1 else []
+    for name, row in result["by_half"].items():
+        assert row["candidates"] == len(halves[name])
+        for n, tier in enumerate(FACTS):
+            there = [one[n] for one in halves[name] if len(one) > n and one[n] is not None]
+            flagged = row["tiers"].get(tier.name, {"candidates": 0, "flagged": 0})
+            assert (flagged["candidates"], flagged["flagged"]) == (len(there), sum(one in FOUND for one in there))
     for n, tier in enumerate(result["funnel"]):
         judged = [one for _, _, one in every if len(one) > n]
         assert tier["candidates"] == len(judged) == sum(tier["labels"].values()) + tier["abstained"]
