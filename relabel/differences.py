@@ -4,6 +4,7 @@ fare against what people say, and what each cost.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -119,7 +120,7 @@ def _settings(sides: Sequence[Side]) -> list[dict[str, str | None]]:
 def _flat(value: Any, key: str = "") -> dict[str, str]:
     if isinstance(value, dict) and value:
         return {path: text for name, one in value.items() for path, text in _flat(one, f"{key}.{name}").items()}
-    return {key.removeprefix("."): str(value)}
+    return {key.removeprefix("."): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
 
 
 def _cost(sides: Sequence[Side]) -> dict[str, Any]:

@@ -81,7 +81,8 @@ def print_difference(diff: Mapping[str, Any]) -> None:
     for name in "ab":
         print(printable(f"{name.upper()}           {diff['runs'][name]['name']}"))
     for one in diff["settings"]:
-        print(printable(f"differs     {one['setting']}: {one['a']} in A, {one['b']} in B".replace("\n", " ")))
+        sides = f"{one['a'] or '-'} in A, {one['b'] or '-'} in B"
+        print(printable(" ".join(f"differs     {one['setting']}: {sides}".split("\n"))))
     print(f"candidates  {both['both']:,} in both, {both['a_only']:,} in A only, {both['b_only']:,} in B only")
     if both["both"]:
         low, high = diff["all"]["changed_95"]

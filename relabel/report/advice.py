@@ -40,7 +40,8 @@ def costs(facts: Sequence[TierFacts], report: Mapping[str, Any], prices: Prices)
 def _tier_cost(one: TierFacts, tier: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
     tokens = {name: tier.get(name, 0) for name in ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")}
     usage = Usage(tokens["prompt_tokens"], tokens["cached_tokens"], tokens["completion_tokens"])
-    usd = prices.cost(one.model or "", usage)
+    uncounted = tokens["calls"] and not tokens["prompt_tokens"]
+    usd = None if uncounted else prices.cost(one.model or "", usage)
     candidates = tier.get("candidates", 0)
     return {
         "tier": one.name,

@@ -26,7 +26,7 @@ _POSITIVES = 3
 _KIND = "CASE WHEN rule = 'undecided' THEN 'undecided' ELSE action END"
 _DOUBT = "8 * disputes + CASE WHEN score BETWEEN 0 AND 1 THEN 1 - score ELSE 0 END"
 _AT_RANDOM = "hash(line, position)"
-_MOST_DOUBTFUL = f"({_DOUBT}) + {_AT_RANDOM} / 1e20"
+_MOST_DOUBTFUL = f"({_DOUBT}) + hash(position, line) / 1e20"
 
 
 @dataclass(frozen=True)
