@@ -7,39 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from relabel.costs import Prices
-from relabel.folder import REVIEWS, Opened
-from relabel.labels import Name, read_reviews
+from relabel.folder import Opened, people_of
 from relabel.ledger import Ledger
-from relabel.report import write_report
+from relabel.report import CARD, write_report
 from relabel.report.advice import checks, costs, damage
 from relabel.report.audit import audit
-from relabel.report.card import write_card
+from relabel.report.card import card
 from relabel.report.examples import choose, described
 from relabel.report.facts import facts_of, flags_of
 from relabel.report.queries import Tables
 
-Labels = Mapping[Name, bool]
-"""Whether people call a candidate relevant, by (query_id, docid)."""
 
-
-def audited(opened: Opened, ledger: Ledger, report: dict[str, Any], labels: Labels | None = None) -> dict[str, Any]:
-    """The report of a run whose tables are written, with its audit added; `labels` go before the run's reviews."""
+def audited(opened: Opened, ledger: Ledger, report: dict[str, Any]) -> dict[str, Any]:
+    """The report of a run whose tables are written, with its audit added."""
     facts = facts_of(opened.config, opened.cascade)
-    people = {**read_reviews(opened.folder / REVIEWS), **(labels or {})}
+    people = people_of(opened)
     with Tables(opened.folder, flags_of(facts), people) as tables:
         report |= audit(tables, facts, report)
         chosen = choose(tables)
     report["cost"] = costs(facts, report, Prices(opened.config.rates))
-    report["damage"] = damage(report["changes"], report["suspect_positives"])
+    report["damage"] = damage(report)
     report["checks"] = checks(report)
     outcomes = opened.outcomes_at({one.line for one in chosen}, ledger)
-    report["examples"] = described(chosen, outcomes, ledger.get)
+    report["examples"] = described(chosen, outcomes, ledger.get, people)
     return report
 
 
 def write_pages(opened: Opened, report: Mapping[str, Any], title: str = "") -> None:
     """Write the card and the report into the run's folder; its name is the title, unless another is given."""
-    write_card(opened.folder, report, opened.config, opened.cleaned)
+    (opened.folder / CARD).write_text(card(report, opened.config, opened.cleaned), encoding="utf-8")
     write_report(opened.folder, report, title or opened.folder.name)
 
 

@@ -19,6 +19,7 @@ from relabel import __version__
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from relabel.config import LabelsSettings
     from relabel.folder import Opened
     from relabel.ledger import Ledger
 
@@ -188,7 +189,7 @@ def report(run: RunFolder, labels: Labels = None, relevant: Relevant = None) -> 
     from relabel.export import report_run
     from relabel.printing import print_checks, print_counts
 
-    found = report_run(run, _people(labels, relevant))
+    found = report_run(run, _labels(labels, relevant))
     print_counts(found)
     print_checks(found)
     print(f"report      {run / 'report.html'}")
@@ -207,11 +208,13 @@ def diff(
     """Say what two runs decide differently, with both sides' evidence, and what that costs. Sends nothing."""
     from relabel.differences import difference, write_difference
     from relabel.errors import ConfigError
+    from relabel.labels import read_labels
     from relabel.printing import print_difference
 
     if to.suffix != ".html":
         raise ConfigError(f"--to {to}: expected a name that ends in .html")
-    found = difference(run_a, run_b, _people(labels, relevant))
+    given = _labels(labels, relevant)
+    found = difference(run_a, run_b, read_labels(given.path, given.relevant) if given else None)
     write_difference(found, to)
     print_difference(found)
     print(f"page        {to}")
@@ -341,13 +344,15 @@ def _need(library: str, module: str, extra: str) -> None:
         raise ConfigError(f"{library} is not installed: pip install 'relabel[{extra}]'")
 
 
-def _people(labels: str | None, relevant: float | None) -> dict[tuple[str, str], bool] | None:
+def _labels(labels: str | None, relevant: float | None) -> LabelsSettings | None:
+    from relabel.config import LabelsSettings
     from relabel.errors import ConfigError
-    from relabel.labels import read_labels
 
     if (labels is None) != (relevant is None):
         raise ConfigError("--labels and --relevant: expected both, a file and the least grade of a relevant passage")
-    return None if labels is None or relevant is None else read_labels(labels, relevant)
+    if labels is None or relevant is None:
+        return None
+    return LabelsSettings(path=str(Path(labels).absolute()), relevant=relevant)
 
 
 def _retry(given: str | None) -> Any:

@@ -297,14 +297,39 @@ class LedgerSettings(Settings):
     read: list[str] = []
 
 
+class CardSettings(Settings):
+    """Metadata of the dataset card that only its publisher knows, in the words of the Hugging Face hub."""
+
+    pretty_name: str | None = None
+    license: str | list[str] | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: str | list[str] | None = None
+    multilinguality: list[str] | None = None
+    source_datasets: list[str] | None = None
+    task_categories: list[str] | None = None
+    task_ids: list[str] | None = None
+    tags: list[str] | None = None
+    annotations_creators: list[str] | None = None
+    language_creators: list[str] | None = None
+    paperswithcode_id: str | None = None
+    viewer: bool | None = None
+    extra_gated_prompt: str | None = None
+
+
 class OutputSettings(Settings):
-    """The run folder, the format of the cleaned set ("same": the input's), and metadata for its dataset card, such as
-    `license` and `language`, in the hub's words.
-    """
+    """The run folder, the format of the cleaned set ("same": the input's), and metadata for its dataset card."""
 
     dir: str | None = None
     format: str = "same"
-    card: dict[str, Any] = {}
+    card: CardSettings = CardSettings()
+
+
+class LabelsSettings(Settings):
+    """What people say of candidates: rows of `query_id, docid, grade`, and the least grade of a relevant one."""
+
+    path: str
+    relevant: float
 
 
 class Config(Settings):
@@ -319,6 +344,7 @@ class Config(Settings):
     budget: BudgetSettings = BudgetSettings()
     ledger: LedgerSettings = LedgerSettings()
     output: OutputSettings = OutputSettings()
+    labels: LabelsSettings | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:

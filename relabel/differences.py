@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relabel.audits import Labels
 from relabel.errors import Unfinished
-from relabel.folder import REVIEWS, Opened, fingerprint_of, judges_of, ledger_of, reopen, up_to_date
-from relabel.labels import Name, read_reviews
+from relabel.folder import Opened, judges_of, ledger_of, people_of, reopen, tables_up_to_date
+from relabel.labels import Name
 from relabel.ledger import Ledger
 from relabel.records import Outcome, Reply
 from relabel.report import read_report
@@ -29,6 +28,7 @@ from relabel.text import pasteable
 
 ACTIONS = ("relabel", "drop", "keep")
 _BY_PLACE = ("line", "query_id", "position")
+_LABELLED = "(SELECT rows.*, labels.relevant FROM rows JOIN labels USING (query_id, docid))"
 _BY_NAME = ("query_id", "docid", "nth")
 
 
@@ -53,19 +53,22 @@ class Changed:
     """(line, 1-based position) in A and in B."""
 
 
-def difference(one: str | Path, other: str | Path, labels: Labels | None = None) -> dict[str, Any]:
-    """What differs between the runs in two folders, A and B, as written to diff.json; `labels` go before the reviews of
-    both.
+def difference(one: str | Path, other: str | Path, labels: Mapping[Name, bool] | None = None) -> dict[str, Any]:
+    """What differs between the runs in two folders, A and B, as written to diff.json; `labels`, by (query_id, docid), go
+    before what both runs know of people's.
 
     Candidates are matched by their place if both read the same source, else by query_id and docid.
-    Raises RelabelError for a folder that holds no run, or one that is not up to date.
+    Raises RelabelError for a folder that holds no run, or one that is not up to date, and for two without a candidate
+    in common.
     """
     with ExitStack() as opening:
         sides = (_open(one, opening), _open(other, opening))
         people: dict[Name, bool] = {}
         for side in sides:
-            people |= read_reviews(side.opened.folder / REVIEWS)
-        with _Joined(sides, people | dict(labels or {})) as tables:
+            people |= people_of(side.opened)
+        people |= labels or {}
+        with _Joined(sides, people) as tables:
+            _check_common(tables, sides)
             found = {
                 "runs": {name: _described(side) for name, side in zip("ab", sides, strict=True)},
                 "settings": _settings(sides),
@@ -73,7 +76,7 @@ def difference(one: str | Path, other: str | Path, labels: Labels | None = None)
                 "human": tables.human(),
                 "cost": _cost(sides),
             }
-            found["examples"] = _examples(sides, tables.changed())
+            found["examples"] = _examples(sides, tables.changed(), people)
     return found
 
 
@@ -87,10 +90,26 @@ def write_difference(found: Mapping[str, Any], path: Path) -> None:
 def _open(folder: str | Path, opening: ExitStack) -> Side:
     opened = reopen(folder)
     known = read_report(opened.folder)
-    if known is None or not up_to_date(opened, known, fingerprint_of(opened)):
-        again = pasteable("relabel", "report", opened.folder)
-        raise Unfinished(f"{opened.folder}: what is derived from it is not complete or not up to date; `{again}` first")
+    if known is None or not tables_up_to_date(opened, known):
+        again = pasteable("relabel", "run", opened.folder)
+        raise Unfinished(
+            f"{opened.folder}: what is derived from it is not complete or not up to date; `{again}` first: it sends "
+            "nothing if all is answered"
+        )
     return Side(opened, known, opening.enter_context(ledger_of(opened.folder, opened.config)))
+
+
+def _check_common(tables: _Joined, sides: Sequence[Side]) -> None:
+    """Refuse two runs that have no candidate in common: nothing could be said of them."""
+    if tables.ask("SELECT count(*) FROM pairs")[0][0]:
+        return
+    named = [tables.ask(f"SELECT query_id, docid FROM {name} LIMIT 1") for name in "ab"]
+    words = [f"query {one[0][0]!r}, docid {one[0][1]!r}" if one else "no candidate" for one in named]
+    raise InputError(
+        f"{sides[0].opened.folder} and {sides[1].opened.folder}: no candidate is in both. One names {words[0]}, the "
+        f"other {words[1]}. Compare runs over the same set, in a format that keeps its ids (a set without ids gets "
+        "new ones, made from its texts)."
+    )
 
 
 def _described(side: Side) -> dict[str, Any]:
@@ -100,21 +119,32 @@ def _described(side: Side) -> dict[str, Any]:
 
 
 def _settings(sides: Sequence[Side]) -> list[dict[str, str | None]]:
-    """The settings that differ, and the prompts, each as text."""
+    """The settings that differ, as far as they are not the usual ones, each as text; a tier that only one side has is one
+    line.
+    """
+    one, other = (_chosen(side) for side in sides)
+    tiers = one["cascade"].keys() & other["cascade"].keys()
     flat = []
-    for side in sides:
-        chosen = side.opened.config.model_dump(mode="json", include={"input", "cascade", "criteria", "policy"})
-        chosen["cascade"] = {tier.pop("name"): tier for tier in chosen["cascade"]}
-        chosen["source"] = side.report["source"]["sha256"]
-        for judge in judges_of(side.opened):
-            chosen["cascade"][judge["tier"]]["judge"]["is"] = judge["judge"]
-        flat.append(_flat(chosen))
-    one, other = flat
+    for side in (one, other):
+        judges = {
+            name: tier if name in tiers else " ".join(filter(None, (tier["is"], tier["judge"].get("model"))))
+            for name, tier in side["cascade"].items()
+        }
+        flat.append(_flat(side | {"cascade": judges}))
     return [
-        {"setting": key, "a": one.get(key), "b": other.get(key)}
-        for key in sorted({**one, **other})
-        if one.get(key) != other.get(key)
+        {"setting": key, "a": flat[0].get(key), "b": flat[1].get(key)}
+        for key in sorted({**flat[0], **flat[1]})
+        if flat[0].get(key) != flat[1].get(key)
     ]
+
+
+def _chosen(side: Side) -> dict[str, Any]:
+    names = {"input", "cascade", "criteria", "policy"}
+    chosen = side.opened.config.model_dump(mode="json", include=names, exclude_defaults=True)
+    chosen["cascade"] = {tier.pop("name"): tier for tier in chosen["cascade"]}
+    for judge in judges_of(side.opened):
+        chosen["cascade"][judge["tier"]]["is"] = judge["judge"]
+    return chosen | {"source": side.report["source"]["sha256"]}
 
 
 def _flat(value: Any, key: str = "") -> dict[str, str]:
@@ -126,7 +156,7 @@ def _flat(value: Any, key: str = "") -> dict[str, str]:
 def _cost(sides: Sequence[Side]) -> dict[str, Any]:
     """What the replies behind each side's verdicts come to, and how much more B's do."""
     a, b = (side.report["cost"] for side in sides)
-    return {
+    rows = {
         name: {
             "a": a[name],
             "b": b[name],
@@ -134,12 +164,13 @@ def _cost(sides: Sequence[Side]) -> dict[str, Any]:
         }
         for name in ("usd", "usd_per_1000")
     }
+    return {**rows, "tiers": {"a": a["tiers"], "b": b["tiers"]}}
 
 
 class _Joined(Database):
     """The decisions of both runs, side by side: the view `rows`."""
 
-    def __init__(self, sides: Sequence[Side], labels: Labels) -> None:
+    def __init__(self, sides: Sequence[Side], labels: Mapping[Name, bool]) -> None:
         super().__init__()
         for name, side in zip("ab", sides, strict=True):
             self.view(side.opened.folder / DECISIONS, f"all_{name}")
@@ -171,7 +202,7 @@ class _Joined(Database):
         counted = self.ask("SELECT cluster, a, b, count(*) FROM rows GROUP BY ALL ORDER BY ALL")
         cells = {(cluster, places[a], places[b]): count for cluster, a, b, count in counted}
         return {
-            "matched_by": " and ".join(self.by),
+            "matched_by": "their place in the source" if self.by == _BY_PLACE else "query_id and docid",
             "candidates": {"both": matched, "a_only": alone[0], "b_only": alone[1]},
             "queries": self.queries,
             "all": self.shares("''", changed).get("", {"candidates": 0, "changed": 0}),
@@ -181,20 +212,30 @@ class _Joined(Database):
         }
 
     def human(self) -> dict[str, Any] | None:
-        """Both against what people say, on the same candidates, and how much better B is; None without labels here."""
-        labelled = "(SELECT rows.*, labels.relevant FROM rows JOIN labels USING (query_id, docid))"
-        sides = []
-        for found in ("found_a", "found_b"):
-            counted = self.ask(f"SELECT cluster, {found}, relevant, count(*) FROM {labelled} GROUP BY ALL ORDER BY ALL")
-            sides.append(outcomes(counted))
-        if not len(sides[0]):
+        """Both against what people say, on the same candidates, and how much better B is: at finding false negatives, and
+        at relabelling them. None without labels here.
+        """
+        (queries,) = self.ask(f"SELECT count(DISTINCT cluster) FROM {_LABELLED}")[0]
+        if not queries:
             return None
         return {
-            "candidates": int(sides[0].sum()),
-            "queries": len(sides[0]),
-            "a": measured(sides[0]),
-            "b": measured(sides[1]),
-            "difference": compared(*sides),
+            "queries": queries,
+            "found": self._against_people("found_a", "found_b"),
+            "relabelled": self._against_people("a = 'relabel'", "b = 'relabel'"),
+        }
+
+    def _against_people(self, *conditions: str) -> dict[str, Any]:
+        one, other = (
+            outcomes(
+                self.ask(f"SELECT cluster, {condition}, relevant, count(*) FROM {_LABELLED} GROUP BY ALL ORDER BY ALL")
+            )
+            for condition in conditions
+        )
+        return {
+            "candidates": int(one.sum()),
+            "a": measured(one),
+            "b": measured(other),
+            "difference": compared(one, other),
         }
 
     def changed(self) -> list[Changed]:
@@ -208,14 +249,15 @@ class _Joined(Database):
         return [Changed(a, b, query, docid, ((la, pa), (lb, pb))) for a, b, query, docid, la, pa, lb, pb in rows]
 
 
-def _examples(sides: Sequence[Side], changed: Sequence[Changed]) -> list[dict[str, Any]]:
-    """The changed candidates with their texts, and what each side says of them."""
+def _examples(sides: Sequence[Side], changed: Sequence[Changed], people: Mapping[Name, bool]) -> list[dict[str, Any]]:
+    """The changed candidates with their texts, what each side says of them, and what people do."""
     read = [_read(side, changed, number) for number, side in enumerate(sides)]
     return [
         {
             "kind": f"{one.before} to {one.after}",
             **read[0][one]["context"],
             **{name: read[number][one]["judged"] for number, name in enumerate("ab")},
+            "people": people.get((one.query_id, one.docid)),
         }
         for one in changed
         if one in read[0] and one in read[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from relabel import __version__
-from relabel.audits import Labels, audited, public, write_pages
-from relabel.config import LedgerSettings
+from relabel.audits import audited, public, write_pages
+from relabel.config import LabelsSettings, LedgerSettings
 from relabel.derived import discard, partial_path, write_all
 from relabel.errors import ConfigError, Unfinished
 from relabel.folder import (
     PAGES,
+    REVIEWS,
     Opened,
     derived_files,
     discard_derived,
@@ -26,7 +28,7 @@ from relabel.folder import (
     reopen,
     size_of,
     source_of,
-    up_to_date,
+    tables_up_to_date,
     write_config,
 )
 from relabel.formats import FILES, needs_negatives
@@ -35,12 +37,12 @@ from relabel.ledger import Ledger, segments
 from relabel.log import Log
 from relabel.meter import Meter
 from relabel.report import CARD, REPORT, build_report, calibrations, read_report
-from relabel.report.card import write_card
+from relabel.report.card import card
 from relabel.tables import DECISIONS, POSITIVES
 from relabel.text import pasteable
 
 
-def derive(opened: Opened, ledger: Ledger, *, partial: bool = False, labels: Labels | None = None) -> dict[str, Any]:
+def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str, Any]:
     """Write all derived files of a run into its folder, from its ledger alone. Raises Unfinished."""
     meter = Meter()
     discard(partial_path(opened.cleaned))
@@ -52,25 +54,30 @@ def derive(opened: Opened, ledger: Ledger, *, partial: bool = False, labels: Lab
     report["policy"] = opened.config.policy.model_dump(mode="json")
     report["files"] = {path.name: size_of(path) for path in derived_files(opened)}
     report["fingerprint"] = fingerprint_of(opened, ledger)
-    write_pages(opened, audited(opened, ledger, report, labels))
+    write_pages(opened, audited(opened, ledger, report))
     pages = (opened.folder / name for name in (*PAGES, REPORT))
     discard_derived(opened.folder, but=(*derived_files(opened), *pages))
     return report
 
 
-def report_run(folder: str | Path, labels: Labels | None = None) -> dict[str, Any]:
-    """Write a run's report again; `labels` are what people say of its candidates, by (query_id, docid).
+def report_run(folder: str | Path, labels: LabelsSettings | None = None) -> dict[str, Any]:
+    """Write a run's report again; `labels` are what people say of its candidates, which the run's config then records.
 
     What is up to date is not derived again: its tables are asked anew. Raises RelabelError; Unfinished if replies are
     missing.
     """
     opened = reopen(folder)
+    if labels is not None:
+        opened = replace(opened, config=opened.config.model_copy(update={"labels": labels}))
     known = read_report(opened.folder)
-    if known is None or not up_to_date(opened, known, fingerprint_of(opened)):
-        return export_run(folder, labels=labels)[1]
+    if known is None or not tables_up_to_date(opened, known):
+        return _exported(opened, None, partial=False)[1]
     with ledger_of(opened.folder, opened.config) as ledger:
-        write_pages(opened, audited(opened, ledger, known, labels))
-    return known
+        report = audited(opened, ledger, known | {"fingerprint": fingerprint_of(opened, ledger)})
+    write_pages(opened, report)
+    if labels is not None:
+        write_config(opened)
+    return report
 
 
 def export_run(
@@ -80,7 +87,6 @@ def export_run(
     format: str | None = None,
     to: str | Path | None = None,
     partial: bool = False,
-    labels: Labels | None = None,
     say: Callable[[str], None] = print,
 ) -> tuple[Path | str, dict[str, Any]]:
     """Derive a run's files again, from its ledger alone; returns where the cleaned set is, and the report.
@@ -96,8 +102,14 @@ def export_run(
         opened = replace(opened, config=opened.config.model_copy(update={"output": output}))
         if opened.converted:
             needs_negatives(opened.converted)
+    return _exported(opened, to, partial, say)
+
+
+def _exported(
+    opened: Opened, to: str | Path | None, partial: bool, say: Callable[[str], None] = print
+) -> tuple[Path | str, dict[str, Any]]:
     try:
-        return _export(opened, to, partial, labels, say)
+        return _export(opened, to, partial, say)
     except Unfinished as fault:
         raise Unfinished(
             f"{fault}. `{pasteable('relabel', 'run', opened.folder)}` goes on; "
@@ -106,11 +118,11 @@ def export_run(
 
 
 def _export(
-    opened: Opened, to: str | Path | None, partial: bool, labels: Labels | None, say: Callable[[str], None]
+    opened: Opened, to: str | Path | None, partial: bool, say: Callable[[str], None]
 ) -> tuple[Path | str, dict[str, Any]]:
     if to is None:
         with Ledger(opened.folder, opened.config.ledger.read, write=True) as ledger, Log(opened.folder) as log:
-            report = derive(opened, ledger, partial=partial, labels=labels)
+            report = derive(opened, ledger, partial=partial)
             write_config(opened)
             log.write("exported", instances=report["instances"], candidates=report["candidates"])
         return opened.cleaned, report
@@ -129,12 +141,20 @@ def _export_to_hub(
 ) -> tuple[str, dict[str, Any]]:
     """The cleaned set with its decisions, report and card. What names this machine or its servers stays here."""
     with tempfile.TemporaryDirectory(prefix="relabel-") as scratch:
-        elsewhere = replace(opened, folder=Path(scratch))
+        elsewhere = _moved(opened, Path(scratch))
         report = derive(elsewhere, ledger, partial=partial)
         write_pages(elsewhere, public(report), str(place.repo_id))
         shown = [elsewhere.cleaned, *(elsewhere.folder / name for name in (DECISIONS, POSITIVES, REPORT, *PAGES))]
         files = {path.name: path for path in shown if path.exists()}
         return push(place, files, f"Cleaned by relabel {__version__}", say), report
+
+
+def _moved(opened: Opened, folder: Path) -> Opened:
+    """The run with another folder, and its reviews there."""
+    discard(folder / REVIEWS)
+    if (opened.folder / REVIEWS).is_file():
+        shutil.copyfile(opened.folder / REVIEWS, folder / REVIEWS)
+    return replace(opened, folder=folder)
 
 
 def _export_folder(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> tuple[Path, dict[str, Any]]:
@@ -145,7 +165,7 @@ def _export_folder(opened: Opened, ledger: Ledger, place: Path, partial: bool) -
         raise ConfigError(f"{place}: holds a run of its own, with its ledger; export to another folder")
     read = LedgerSettings(read=[str(opened.folder.absolute()), *opened.config.ledger.read])
     config = opened.config.model_copy(update={"ledger": read})
-    elsewhere = replace(opened, folder=place, config=config)
+    elsewhere = replace(_moved(opened, place), config=config)
     report = derive(elsewhere, ledger, partial=partial)
     write_config(elsewhere)
     return elsewhere.cleaned, report
@@ -161,10 +181,10 @@ def _export_file(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> 
         raise ConfigError(f"{place}: unknown suffix; expected one of {known}")
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".relabel-", dir=place.parent) as scratch:
-        elsewhere = replace(opened, folder=Path(scratch), named=place.name)
+        elsewhere = replace(_moved(opened, Path(scratch)), named=place.name)
         report = derive(elsewhere, ledger, partial=partial)
         discard(place)
         elsewhere.cleaned.replace(place)
-        card = place.with_name(f"{place.name.split('.')[0]}.{CARD}")
-        write_card(place.parent, report, opened.config, place, card.name)
+        beside = place.with_name(f"{place.name.split('.')[0]}.{CARD}")
+        beside.write_text(card(report, opened.config, place, alone=True), encoding="utf-8")
     return place, report

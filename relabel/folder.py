@@ -23,6 +23,8 @@ from relabel.config import Config, InputSettings, LLMJudgeSettings, OutputSettin
 from relabel.derived import QUARANTINE, Derived, discard, outcomes, partial_path
 from relabel.errors import ConfigError, InputError
 from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
+from relabel.formats.base import file_identity
+from relabel.labels import Name, read_labels, read_reviews
 from relabel.ledger import Ledger, segments
 from relabel.loading import RECORDED, find_config, load_config, parse, read_yaml, yaml_mapping
 from relabel.meter import Meter
@@ -109,9 +111,19 @@ def open_run(config: Config) -> Opened:
         run=given.run,
     )
     opened = Opened(config, Path(config.output.dir or "outputs/run"), source, cascade, source.identity())
+    people_of(opened)
     if opened.converted:
         needs_negatives(opened.converted)
     return opened
+
+
+def people_of(opened: Opened) -> dict[Name, bool]:
+    """Whether people call a candidate relevant, by (query_id, docid): the labels that a run's config names, and its
+    reviews, which go before. Raises InputError.
+    """
+    labels = opened.config.labels
+    named = read_labels(labels.path, labels.relevant) if labels else {}
+    return named | read_reviews(opened.folder / REVIEWS)
 
 
 def reopen(folder: str | Path, *, policy: str | None = None) -> Opened:
@@ -219,10 +231,25 @@ def size_of(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
-def up_to_date(opened: Opened, known: dict[str, Any], fingerprint: dict[str, str]) -> bool:
+def up_to_date(opened: Opened, known: dict[str, Any]) -> bool:
     """Whether all that is derived is there, complete, and derived from what the fingerprint names."""
-    if known.get("fingerprint") != fingerprint or not all((opened.folder / name).is_file() for name in PAGES):
-        return False
+    pages = all((opened.folder / name).is_file() for name in PAGES)
+    return pages and known.get("fingerprint") == fingerprint_of(opened) and _complete(opened, known)
+
+
+def tables_up_to_date(opened: Opened, known: dict[str, Any]) -> bool:
+    """Whether this holds of all but the report, which alone tells what people say."""
+    before, now = (
+        {name: value for name, value in fingerprint.items() if name not in _OF_THE_REPORT}
+        for fingerprint in (known.get("fingerprint", {}), fingerprint_of(opened))
+    )
+    return before == now and _complete(opened, known)
+
+
+_OF_THE_REPORT = ("reviews", "labels")
+
+
+def _complete(opened: Opened, known: dict[str, Any]) -> bool:
     if any(known.get(name, {}).get("unanswered") for name in ("candidates", "positives")):
         return False
     files = {path.name: size_of(path) for path in derived_files(opened) if path.exists()}
@@ -231,8 +258,8 @@ def up_to_date(opened: Opened, known: dict[str, Any], fingerprint: dict[str, str
 
 def fingerprint_of(opened: Opened, ledger: Ledger | None = None) -> dict[str, str]:
     """What the derived files are a function of; while it stays the same, so do they."""
-    config = opened.config.model_dump(mode="json", exclude={"output": {"dir"}, "input": {"path"}})
-    reviews = opened.folder / REVIEWS
+    config = opened.config.model_dump(mode="json", exclude={"output": {"dir"}, "input": {"path"}, "labels": True})
+    labels = opened.config.labels
     return {
         "version": __version__,
         "code": _code(),
@@ -241,8 +268,13 @@ def fingerprint_of(opened: Opened, ledger: Ledger | None = None) -> dict[str, st
         "prompts": " ".join(sorted(prompt.label for prompt in opened.cascade.prompts.values())),
         "calibrations": " ".join(judge.sha256 for judge in opened.cascade.calibrated.values()),
         "ledger": ledger.head() if ledger else _head(opened),
-        "reviews": sha256(reviews.read_bytes()).hexdigest() if reviews.is_file() else "",
+        "reviews": _digest(opened.folder / REVIEWS),
+        "labels": f"{_digest(Path(labels.path))} {labels.relevant:g}" if labels else "",
     }
+
+
+def _digest(path: Path) -> str:
+    return file_identity([path])[1] if path.is_file() else ""
 
 
 def _head(opened: Opened) -> str:

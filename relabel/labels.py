@@ -29,6 +29,12 @@ def read_labels(path: str, relevant: float) -> dict[Name, bool]:
             )
     if not found:
         raise InputError(f"{path}: holds no labels")
+    grades = [grade for grade, _ in found.values()]
+    if max(grades) < relevant:
+        raise InputError(
+            f"{path}: no grade reaches {relevant:g}, from which on a passage is relevant; they run from "
+            f"{min(grades):g} to {max(grades):g}"
+        )
     return {name: grade >= relevant for name, (grade, _) in found.items()}
 
 

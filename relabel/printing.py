@@ -93,11 +93,11 @@ def print_difference(diff: Mapping[str, Any]) -> None:
         for b, count in zip(ACTIONS, row, strict=True):
             if a != b and count:
                 print(f"            {count:,} from {a} to {b}")
-    if (human := diff["human"]) is not None:
-        for name, apart in human["difference"].items():
-            sides = f"{human['a'][name]:.3f} in A, {human['b'][name]:.3f} in B"
+    for what, words in (("found", "calling false negatives"), ("relabelled", "relabelling")):
+        for name, apart in (diff["human"] or {}).get(what, {}).get("difference", {}).items():
+            a, b = (diff["human"][what][side][name] for side in "ab")
             apart_by = f"{apart['difference']:+.3f} {_interval(apart['difference_95'])}, p {apart['p']:.4f}"
-            print(f"people      {name}: {sides}: {apart_by} ({human['candidates']:,} candidates)")
+            print(f"people      {words}: {name} {a:.3f} in A, {b:.3f} in B: {apart_by}")
     for name, words in (("usd", "in all"), ("usd_per_1000", "for 1,000 candidates")):
         cost = diff["cost"][name]
         print(f"cost        {words}: {usd(cost['a'])} in A, {usd(cost['b'])} in B: {usd(cost['difference'])}")

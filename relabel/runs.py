@@ -25,7 +25,6 @@ from relabel.export import derive
 from relabel.folder import (
     Opened,
     discard_derived,
-    fingerprint_of,
     guard,
     held_before,
     open_run,
@@ -94,7 +93,7 @@ def _run(
     opened: Opened, retry: Retry, watch: Watch | None, say: Callable[[str], None], news: Sequence[str] = ()
 ) -> Summary:
     known = read_report(opened.folder)
-    if known is not None and not retry and up_to_date(opened, known, fingerprint_of(opened)):
+    if known is not None and not retry and up_to_date(opened, known):
         _check_usable(opened, known)
         return Summary(opened.folder, known, Progress({}), unchanged=True)
     guard(opened.folder, opened.config.input)

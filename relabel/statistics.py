@@ -85,10 +85,12 @@ def interval(values: Floats) -> list[float]:
 
 def agreement(counts: Counts) -> dict[str, Any]:
     """How far two judges agree, from (clusters, labels, labels) counts: share agreed, and Cohen's kappa with its 95 %
-    interval by a bootstrap over clusters; both None where they have no meaning.
+    interval by a bootstrap over clusters. None where it has no meaning; so is kappa where one judge gave one label only
+    (it is 0 then, however often they agree).
     """
     whole = counts.sum(axis=0)
-    value = kappa(whole)
+    constant = any(np.count_nonzero(whole.sum(axis=axis)) < 2 for axis in (0, 1))
+    value = None if constant else kappa(whole)
     spread = kappas(resampled(counts)) if value is not None and len(counts) > 1 else np.array([np.nan])
     known = not np.isnan(spread).all()
     total = int(whole.sum())

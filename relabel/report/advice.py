@@ -9,8 +9,11 @@ from relabel.costs import Prices
 from relabel.records import Usage
 from relabel.report.facts import TierFacts
 
-_FEW = 30
-"""Queries below which a share says little."""
+_FEW, _FEW_QUERIES = 30, 10
+"""Instances, or candidates that people have labelled, below which a share says little; and their queries."""
+
+_RIGHT = 0.8
+"""The least share of relabelled candidates that people must call relevant: the others are noise that was not there."""
 
 _SOUND, _DAMAGED, _TOUCHED = 0.01, 0.1, 0.5
 """A subset is sound if its false-negative rate is surely below the first, damaged if it is surely above the second, or
@@ -67,9 +70,11 @@ def _strong_only(tiers: Sequence[Mapping[str, Any]], judged: int, usd: float | N
     }
 
 
-def damage(changes: Mapping[str, Any], suspects: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def damage(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The subsets, the most damaged first, each with what to do about it."""
     found = []
+    changes, suspects = report["changes"], report["suspect_positives"]
+    people = (report["human"] or {}).get("subsets", {})
     for name, subset in changes["subsets"].items():
         row = {
             "subset": name,
@@ -81,6 +86,7 @@ def damage(changes: Mapping[str, Any], suspects: Mapping[str, Mapping[str, Any]]
             "false_negatives_share": subset.get("false_negatives_share"),
             "false_negatives_95": subset.get("false_negatives_95", [0.0, 1.0]),
             "suspect_share": suspects.get(name, {}).get("suspect_share"),
+            "people": people.get(name),
         }
         found.append(row | {"advice": _advice(row)})
     return sorted(found, key=lambda row: (-(row["false_negatives_share"] or 0), row["subset"]))
@@ -88,8 +94,11 @@ def damage(changes: Mapping[str, Any], suspects: Mapping[str, Mapping[str, Any]]
 
 def _advice(row: Mapping[str, Any]) -> str:
     low, high = row["false_negatives_95"]
+    people = row["people"]
     if not row["candidates"]:
-        return "nothing to judge"
+        return "nothing was judged"
+    if people is not None and people["candidates"] >= _FEW and people["relevant_95"][1] < _RIGHT:
+        return "people reject its new positives: do not relabel it"
     if row["instances"] < _FEW:
         return "too few instances to say"
     if high < _SOUND:
@@ -121,14 +130,14 @@ _Check = tuple[str, str, str]
 def _complete(report: Mapping[str, Any]) -> _Check:
     waiting = report["candidates"]["unanswered"] + report["positives"]["unanswered"]
     says = f"{waiting:,} candidates or positives still wait for a reply" if waiting else "every question has its reply"
-    return "answered", "look" if waiting else "ok", says
+    return "all answered", "look" if waiting else "ok", says
 
 
 def _decided(report: Mapping[str, Any]) -> _Check:
     candidates = report["candidates"]
     asked = candidates["in"] - report["rules"].get("unjudged", 0)
     if not asked:
-        return "decided", "look", "no candidate was judged"
+        return "candidates decided", "look", "no candidate was judged"
     open_ones = candidates["undecided"] + candidates["unanswered"]
     reasons: dict[str, int] = {}
     for tier in report["tiers"].values():
@@ -138,39 +147,55 @@ def _decided(report: Mapping[str, Any]) -> _Check:
     says = f"{asked - open_ones:,} of {asked:,} judged candidates have a verdict that decides"
     if worst:
         says += f"; judges abstained mostly for: {worst} ({reasons[worst]:,})"
-    return "decided", "ok" if asked - open_ones >= _COVERED * asked else "look", says
+    return "candidates decided", "ok" if asked - open_ones >= _COVERED * asked else "look", says
 
 
 def _usable(report: Mapping[str, Any]) -> _Check:
     instances = report["instances"]
     refused = instances["quarantined"]
     status = "ok" if refused <= _REFUSED * instances["in"] else "look"
-    return "usable", status, f"{refused:,} of {instances['in']:,} records are quarantined"
+    return "records usable", status, f"{refused:,} of {instances['in']:,} records are quarantined"
 
 
 def _judges(report: Mapping[str, Any]) -> Iterator[_Check]:
     models = {one["tier"] for one in report["cost"]["tiers"]}
     for pair in report["agreement"]:
-        one, other = pair["tiers"]
-        if pair["kappa"] is None or not models.issuperset(pair["tiers"]):
+        if not models.issuperset(pair["tiers"]):
             continue
-        low, high = pair["kappa_95"] or (None, None)
-        between = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
-        says = f"{one} and {other}: Cohen's kappa {pair['kappa']:.2f}{between} on {pair['candidates']:,} candidates"
-        yield "judges agree", "ok" if pair["kappa"] >= _ALIKE else "look", says
+        both = " and ".join(pair["tiers"])
+        if pair["kappa"] is not None:
+            low, high = pair["kappa_95"] or (-1, 1)
+            kappa = f"Cohen's kappa {pair['kappa']:.2f} [{low:.2f}, {high:.2f}]"
+            says = f"{both}: {kappa} on {pair['candidates']:,} candidates"
+            yield "judges agree", "ok" if pair["kappa"] >= _ALIKE else "look", says
+        elif (upheld := pair["upheld"]) is not None:
+            says = f"{both}: no kappa, as one gave one label only to what both judged; of {upheld['candidates']:,} that"
+            says += f" the first flagged the second upheld {upheld['upheld']:,}"
+            yield "judges agree", "unknown", says
 
 
 def _people(report: Mapping[str, Any]) -> _Check:
-    human = report["human"]
+    name, human = "people agree", report["human"]
     if human is None:
-        return "people agree", "unknown", "nobody has looked: give labels with --labels FILE --relevant GRADE"
-    row = human["decisions"]
+        return name, "unknown", "nobody has looked: give labels with --labels FILE --relevant GRADE"
+    if not human["matched"]:
+        names = human["example"]
+        says = f"none of {human['labels']:,} labels is of a candidate of this run: they name {names['label']!r}, "
+        return name, "look", f"{says}where candidates are named {names['candidate']!r} (see decisions.parquet)"
+    row, strays = human["decisions"], human["labels"] - human["matched"]
+    note = f"; {strays:,} of {human['labels']:,} labels are of no candidate of this run" if strays else ""
+    if row["candidates"] < _FEW or human["queries"] < _FEW_QUERIES:
+        where = f"{row['candidates']:,} candidates of {human['queries']:,} queries"
+        return name, "unknown", f"only {where} have labels: too few to say{note}"
     low, high = row["kappa_95"]
-    says = (
-        f"Cohen's kappa {row['kappa']:.2f} [{low:.2f}, {high:.2f}] with people on {row['candidates']:,} candidates; "
-        f"precision {row['precision']:.2f}, recall {row['recall']:.2f}"
-    )
-    return "people agree", "ok" if row["kappa"] >= _ALIKE else "look", says
+    says = f"Cohen's kappa {row['kappa']:.2f} [{low:.2f}, {high:.2f}] with people on {row['candidates']:,} candidates"
+    moved = human["actions"].get("relabel")
+    right = True
+    if moved is not None:
+        low, high = moved["relevant_95"]
+        says += f"; they call {moved['relevant_share']:.0%} [{low:.0%}, {high:.0%}] of the relabelled relevant"
+        right = moved["relevant_share"] >= _RIGHT
+    return name, "ok" if row["kappa"] >= _ALIKE and right and not strays else "look", says + note
 
 
 def _calibrations(report: Mapping[str, Any]) -> Iterator[_Check]:
@@ -179,13 +204,13 @@ def _calibrations(report: Mapping[str, Any]) -> Iterator[_Check]:
         says = f"{one['tier']} was used on what it was fitted on"
         if strange:
             says = f"{one['tier']} was not fitted on {', '.join(name or '(none)' for name in strange)}"
-        yield "calibrated", "look" if strange else "ok", says
+        yield "calibration fits", "look" if strange else "ok", says
 
 
 def _circumstances(report: Mapping[str, Any]) -> _Check:
     mixed = report["mixed"]
     says = f"the replies of {', '.join(mixed)} come from more than one model, server or dialect"
-    return "of one kind", "look" if mixed else "ok", says if mixed else "each tier was answered in one way only"
+    return "replies of one kind", "look" if mixed else "ok", says if mixed else "each tier was answered in one way only"
 
 
 def _rounded(usd: float | None) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from relabel.calibration import UNSURE
 from relabel.report.facts import TierFacts
-from relabel.report.queries import FOUND, Tables, Trail, band_name, share
+from relabel.report.queries import FOUND, JUDGED, Tables, Trail, band_name, share
 from relabel.statistics import agreement, measured
 
 _ABSTAINED = "abstained"
@@ -31,6 +31,7 @@ def audit(tables: Tables, facts: Sequence[TierFacts], report: Mapping[str, Any])
     trails = tables.trails()
     return {
         "changes": changes(tables, report),
+        "cleaned": left(tables, report),
         "by_position": by_position(tables, facts),
         "by_half": by_half(tables, facts),
         "by_score": by_score(tables),
@@ -42,16 +43,38 @@ def audit(tables: Tables, facts: Sequence[TierFacts], report: Mapping[str, Any])
 
 
 def changes(tables: Tables, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Candidates by action, and instances touched, of all and of each subset, with intervals over queries."""
+    """Judged candidates by action, and instances touched, of all and of each subset, with intervals over queries.
+
+    `candidates` are those judged: what was left unjudged, or still waits for a reply, says nothing.
+    """
     nothing = {"candidates": 0} | {k: v for name in _CHANGES for k, v in share(name, 0, 0, 0, 0, 0, 0).items()}
-    whole = tables.shares("''", _CHANGES).get("", nothing)
-    subsets = tables.shares("subset", _CHANGES)
+    whole = tables.shares("''", _CHANGES, JUDGED).get("", nothing)
+    subsets = tables.shares("subset", _CHANGES, JUDGED)
     counted = report["subsets"]
     total = {name: sum(one[name] for one in counted.values()) for name in ("changed", "removed", "instances")}
     return {
         "queries": tables.queries,
         "all": whole | _touched(total),
         "subsets": {name: subsets.get(name, nothing) | _touched(one) for name, one in counted.items()},
+    }
+
+
+def left(tables: Tables, report: Mapping[str, Any]) -> dict[str, int]:
+    """What the cleaned set is made of: instances, positives that are new in it, negatives that it has lost, those that
+    it keeps, and instances that have none left of those they had.
+    """
+    counts = tables.ask("SELECT action, count(*) FROM decisions WHERE instance_action = 'keep' GROUP BY action")
+    actions = dict(counts)
+    (emptied,) = tables.ask(
+        "SELECT count(*) FROM (SELECT line, query_id FROM decisions WHERE instance_action = 'keep' GROUP BY ALL "
+        "HAVING count(*) FILTER (WHERE action = 'keep') = 0)"
+    )[0]
+    return {
+        "instances": report["instances"]["cleaned"],
+        "new_positives": actions.get("relabel", 0),
+        "dropped": actions.get("drop", 0),
+        "negatives": actions.get("keep", 0),
+        "emptied": emptied,
     }
 
 
@@ -64,13 +87,13 @@ def _touched(counted: Mapping[str, int]) -> dict[str, Any]:
 
 def by_position(tables: Tables, facts: Sequence[TierFacts]) -> list[dict[str, Any]]:
     """False negatives, and what each tier flagged of what it judged, by the place among the mined negatives."""
-    found = tables.shares("band", _flagged(facts))
+    found = tables.shares("band", _flagged(facts), JUDGED)
     return [{"positions": band_name(band), **_by_tier(row, facts)} for band, row in found.items()]
 
 
 def by_half(tables: Tables, facts: Sequence[TierFacts]) -> dict[str, dict[str, Any]]:
     """The same for the first and the second half of each list of two or more."""
-    found = tables.shares("early", _flagged(facts), table="placed")
+    found = tables.shares("early", _flagged(facts), JUDGED, "placed")
     return {name: _by_tier(found[early], facts) for name, early in (("first", True), ("second", False)) if found}
 
 
@@ -100,7 +123,7 @@ def by_score(tables: Tables) -> list[dict[str, Any]]:
         return []
     cases = " ".join(f"WHEN mined_score < {cut!r}::DOUBLE THEN {n}" for n, cut in enumerate(cuts))
     part = f"CASE {cases} ELSE {len(cuts)} END"
-    found = tables.shares(part, {"false_negatives": FOUND}, "isfinite(mined_score)")
+    found = tables.shares(part, {"false_negatives": FOUND}, f"{JUDGED} AND isfinite(mined_score)")
     asked = (
         f"SELECT {part} AS g, min(mined_score), max(mined_score) FROM decisions WHERE isfinite(mined_score) GROUP BY g"
     )
@@ -175,7 +198,8 @@ def _agreement(
     )
     return {
         "tiers": [one.name, other.name],
-        "candidates": confusion.total(),
+        "candidates": sum(cells.values()),
+        "asked": confusion.total(),
         "rows": rows,
         "columns": columns,
         "confusion": [[confusion[row, column] for column in columns] for row in rows],
@@ -206,13 +230,29 @@ def suspects(tables: Tables) -> dict[str, dict[str, Any]]:
 
 
 def human(tables: Tables, facts: Sequence[TierFacts]) -> dict[str, Any] | None:
-    """How far decisions, and what each tier flagged, agree with what people say; None if they say nothing here."""
-    (queries,) = tables.ask("SELECT count(DISTINCT cluster) FROM labelled")[0]
-    if not queries:
+    """How far decisions, and what each tier flagged, agree with what people say; None if they say nothing.
+
+    `actions` says of each action how many of the labelled candidates people call relevant; `subsets` does so of the
+    relabelled.
+    """
+    (labels,) = tables.ask("SELECT count(*) FROM labels")[0]
+    if not labels:
         return None
+    (matched, queries) = tables.ask("SELECT count(DISTINCT (query_id, docid)), count(DISTINCT cluster) FROM labelled")[
+        0
+    ]
+    found: dict[str, Any] = {"labels": labels, "matched": matched, "queries": queries}
+    if not matched:
+        (theirs,), (ours,) = (
+            tables.ask(f"SELECT query_id || ', ' || docid FROM {table} LIMIT 1") or [("none",)]
+            for table in ("labels", "decisions")
+        )
+        return found | {"example": {"label": theirs, "candidate": ours}}
+    relevant = {"relevant": "relevant"}
     tiers = {one.name: _against_people(tables, f"f{n}", f"j{n}") for n, one in enumerate(facts)}
-    return {
-        "queries": queries,
+    return found | {
+        "actions": tables.shares("action", relevant, table="labelled"),
+        "subsets": tables.shares("subset", relevant, "action = 'relabel'", "labelled"),
         "decisions": _against_people(tables, FOUND, "TRUE"),
         "tiers": {name: row for name, row in tiers.items() if row is not None},
     }

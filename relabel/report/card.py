@@ -10,18 +10,18 @@ from typing import Any
 import yaml
 
 from relabel.config import Config
-from relabel.report.pages import CARD, markdown
+from relabel.report.pages import markdown
 
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
+_ONE_ROW = ("tevatron", "flagembedding", "sentence-transformers:labeled-list", "sentence-transformers:n-tuple")
+"""Formats with a row for each instance, more or less: of others the number of rows is not known."""
 
 
-def write_card(folder: Path, report: Mapping[str, Any], config: Config, cleaned: Path, name: str = CARD) -> None:
-    """Write the card of a cleaned set that lies in the same folder."""
-    (folder / name).write_text(card(report, config, cleaned), encoding="utf-8")
+def card(report: Mapping[str, Any], config: Config, cleaned: Path, *, alone: bool = False) -> str:
+    """The card of a cleaned set: metadata as YAML, which `output.card` adds to and overrules, then what was done.
 
-
-def card(report: Mapping[str, Any], config: Config, cleaned: Path) -> str:
-    """The card's text: metadata as YAML, which `output.card` adds to and overrules, then what was done, in Markdown."""
+    `alone` says that nothing but the set lies beside it.
+    """
     recipe = {
         name: value
         for name, value in config.model_dump(mode="json", exclude_defaults=True).items()
@@ -33,6 +33,9 @@ def card(report: Mapping[str, Any], config: Config, cleaned: Path) -> str:
         report=report,
         metadata=metadata(report, config, cleaned),
         cleaned=cleaned.name,
+        alone=alone,
+        format=format_of(report, config),
+        licensed=config.output.card.license is not None,
         recipe=text,
         fence="`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))]),
         title=title_of(report, config),
@@ -41,8 +44,13 @@ def card(report: Mapping[str, Any], config: Config, cleaned: Path) -> str:
 
 def title_of(report: Mapping[str, Any], config: Config) -> str:
     """What the card calls the set: `pretty_name`, or the source's name."""
-    given = config.output.card.get("pretty_name")
-    return str(given) if given else f"{Path(report['source']['path']).name}, cleaned"
+    return config.output.card.pretty_name or f"{Path(report['source']['path']).name}, cleaned"
+
+
+def format_of(report: Mapping[str, Any], config: Config) -> str:
+    """The format of the cleaned set."""
+    source: str = report["source"]["format"]
+    return source if config.output.format == "same" else config.output.format
 
 
 def metadata(report: Mapping[str, Any], config: Config, cleaned: Path) -> str:
@@ -51,16 +59,18 @@ def metadata(report: Mapping[str, Any], config: Config, cleaned: Path) -> str:
 
     path = config.input.path.removeprefix("hf://")
     from_the_hub = config.input.path.startswith("hf://") or not Path(path).exists()
+    sized = format_of(report, config) in _ONE_ROW
     known: dict[str, Any] = {
-        "pretty_name": title_of(report, config),
         "annotations_creators": ["machine-generated"],
         "task_categories": ["text-retrieval", "text-ranking"],
         "tags": ["relabel", "hard-negatives", "false-negatives"],
-        "size_categories": [size_of(report["instances"]["cleaned"])],
+        "size_categories": [size_of(report["instances"]["cleaned"])] if sized else None,
         "source_datasets": [path] if from_the_hub else None,
         "configs": _configs(cleaned),
+        **config.output.card.model_dump(mode="json", exclude_none=True),
+        "pretty_name": title_of(report, config),
     }
-    data = DatasetCardData(**{name: value for name, value in {**known, **config.output.card}.items() if value})
+    data = DatasetCardData(**{name: value for name, value in known.items() if value is not None})
     return str(data.to_yaml(line_break="\n"))
 
 

@@ -1,19 +1,19 @@
 """Examples that are shown in full: which candidates, and all that is known of each.
 
-Of each kind half are those that tell most (judges differ, or the verdict is least sure), half are drawn at random;
-both are spread over the subsets, with one candidate of a query.
+Of each kind half are those that tell most (people say otherwise, judges differ, or the verdict is least sure), half are
+drawn at random; both are spread over the subsets, with one candidate of a query.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 from relabel.records import Instance, Outcome, Passage, Reply, Verdict, Verdicts
-from relabel.report.queries import Tables
+from relabel.report.queries import FOUND, JUDGED, Tables
 
 KINDS = ("relabel", "drop", "keep", "undecided", "suspect")
 SHOWN = 20
@@ -24,7 +24,10 @@ _POSITIVES = 3
 """Positives shown of an instance."""
 
 _KIND = "CASE WHEN rule = 'undecided' THEN 'undecided' ELSE action END"
-_DOUBT = "8 * disputes + CASE WHEN score BETWEEN 0 AND 1 THEN 1 - score ELSE 0 END"
+_DOUBT = (
+    f"100 * coalesce((({FOUND}) <> relevant)::INTEGER, 0) + 8 * disputes "
+    "+ CASE WHEN score BETWEEN 0 AND 1 THEN 1 - score ELSE 0 END"
+)
 _AT_RANDOM = "hash(line, position)"
 _MOST_DOUBTFUL = f"({_DOUBT}) + hash(position, line) / 1e20"
 
@@ -44,9 +47,8 @@ class Chosen:
 
 def choose(tables: Tables) -> list[Chosen]:
     """Up to SHOWN of each kind."""
-    judged = "rule NOT IN ('unjudged', 'unanswered')"
-    found = _best(tables, "rows", _KIND, judged, _MOST_DOUBTFUL, "doubtful")
-    random = _best(tables, "rows", _KIND, judged, _AT_RANDOM, "at random")
+    found = _best(tables, "told", _KIND, JUDGED, _MOST_DOUBTFUL, "doubtful")
+    random = _best(tables, "rows", _KIND, JUDGED, _AT_RANDOM, "at random")
     if tables.has_positives:
         random += _best(tables, "positive_rows", "'suspect'", "suspect", _AT_RANDOM, "at random")
     return [
@@ -86,14 +88,19 @@ def _by_turns(chosen: Iterable[Chosen]) -> Iterator[Chosen]:
 
 
 def described(
-    chosen: Sequence[Chosen], outcomes: Iterable[Outcome], reply: Callable[[str], Reply | None]
+    chosen: Sequence[Chosen],
+    outcomes: Iterable[Outcome],
+    reply: Callable[[str], Reply | None],
+    people: Mapping[tuple[str, str], bool],
 ) -> list[dict[str, Any]]:
-    """The examples with their texts, verdicts and replies, in this order; `outcomes` hold their instances."""
+    """The examples with their texts, verdicts, replies and what people say, in this order; `outcomes` hold their
+    instances.
+    """
     wanted: defaultdict[int, list[Chosen]] = defaultdict(list)
     for one in chosen:
         wanted[one.line].append(one)
     found = {
-        one: _described(one, outcome, reply)
+        one: _described(one, outcome, reply) | {"people": people.get((one.query_id, one.docid))}
         for outcome in outcomes
         for one in wanted[outcome.instance.line]
         if is_of(one.query_id, outcome.instance.query_id)

@@ -24,6 +24,9 @@ MEMORY = "400MB"
 FOUND = "rule IN ('false-negative', 'false-negative-removes-instance')"
 """What a judge has found to be a false negative, whatever the policy then does with it."""
 
+JUDGED = "rule NOT IN ('unjudged', 'unanswered')"
+"""What has been decided by what judges said, or by their saying nothing."""
+
 _BANDS = ((20, 1), (100, 20), (1000, 100))
 """Places are told apart one by one up to 20, then by twenties up to 100, then by hundreds."""
 
@@ -151,6 +154,9 @@ class Tables(Database):
         self.note_labels(labels or {})
         self.connection.execute(
             "CREATE VIEW labelled AS SELECT rows.*, labels.relevant FROM rows JOIN labels USING (query_id, docid)"
+        )
+        self.connection.execute(
+            "CREATE VIEW told AS SELECT rows.*, labels.relevant FROM rows LEFT JOIN labels USING (query_id, docid)"
         )
 
     def _note_trails(self) -> None:

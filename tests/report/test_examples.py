@@ -36,10 +36,12 @@ def test_they_come_with_texts_verdicts_and_replies(tmp_path: Path) -> None:
     written(tmp_path, outcomes)
     with Tables(tmp_path, flags_of(FACTS)) as tables:
         chosen = choose(tables)
-    found = described(chosen, outcomes, lambda key: Reply("ok", f"the reply {key}"))
+    found = described(chosen, outcomes, lambda key: Reply("ok", f"the reply {key}"), {("q2", "d2-1"): False})
     assert len(found) == 3
     one = next(one for one in found if one["query_id"] == "q2")
     assert (one["query"], one["passage"]["docid"], one["passage"]["text"]) == ("query 2?", "d2-1", "a text")
+    assert [each["people"] for each in found].count(False) == 1
+    assert one["people"] is False
     assert (one["action"], one["rule"]) == ("relabel", "false-negative")
     assert [(said["tier"], said["label"]) for said in one["verdicts"]] == [("cheap", "worse"), ("strong", "better")]
 
@@ -60,3 +62,12 @@ def test_of_a_long_passage_the_part_around_its_evidence_is_shown() -> None:
 )
 def test_a_repeated_id_may_lack_its_number(name: str, read: str, expected: bool) -> None:
     assert is_of(name, read) is expected
+
+
+def test_those_on_which_people_say_otherwise_come_first(tmp_path: Path) -> None:
+    outcomes = [outcome(n, [("worse", "better")]) for n in range(1, 301)]
+    written(tmp_path, outcomes)
+    people = {(f"q{n}", f"d{n}-1"): n % 100 != 0 for n in range(1, 301)}
+    with Tables(tmp_path, flags_of(FACTS), people) as tables:
+        telling = [one.query_id for one in choose(tables) if one.why == "doubtful"]
+    assert set(telling[:3]) == {"q100", "q200", "q300"}
