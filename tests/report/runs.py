@@ -12,7 +12,6 @@ from relabel.export import report_run
 from relabel.labels import read_labels
 from relabel.runs import run
 from relabel.testing import Answer, LabelledJudge, ReplyServer, rlhn_reply
-from tests.calibrating import test_pilot
 from tests.conftest import config, tevatron
 from tests.report import hostile
 
@@ -98,6 +97,7 @@ def calibrated(folder: Path) -> Path:
     """A run that escalates what its calibration is unsure of, on a subset that this was not fitted on."""
     from relabel.calibrating.files import learn
     from relabel.calibrating.target import target_of
+    from tests.calibrating import test_pilot
 
     place = folder.parent
     place.mkdir(parents=True, exist_ok=True)
