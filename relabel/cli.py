@@ -175,12 +175,13 @@ def export(
     """Derive the cleaned set again from a run's ledger, under another policy or in another format. Sends nothing."""
     from relabel.export import export_run
     from relabel.printing import print_counts
+    from relabel.text import printable
 
     written, report = export_run(
         run, policy=policy, format=format, to=to, partial=partial, say=lambda message: _tell(_stderr(), message)
     )
     print_counts(report)
-    print(f"cleaned     {written}")
+    print(printable(f"cleaned     {written}"))
 
 
 @app.command()
@@ -188,11 +189,12 @@ def report(run: RunFolder, labels: Labels = None, relevant: Relevant = None) -> 
     """Write a run's report (report.html, .md, .json) and its dataset card, and print what it says. Sends nothing."""
     from relabel.export import report_run
     from relabel.printing import print_checks, print_counts
+    from relabel.text import printable
 
     found = report_run(run, _labels(labels, relevant))
     print_counts(found)
     print_checks(found)
-    print(f"report      {run / 'report.html'}")
+    print(printable(f"report      {run / 'report.html'}"))
 
 
 @app.command()
@@ -210,6 +212,7 @@ def diff(
     from relabel.errors import ConfigError
     from relabel.labels import read_labels
     from relabel.printing import print_difference
+    from relabel.text import printable
 
     if to.suffix != ".html":
         raise ConfigError(f"--to {to}: expected a name that ends in .html")
@@ -217,7 +220,7 @@ def diff(
     found = difference(run_a, run_b, read_labels(given.path, given.relevant) if given else None)
     write_difference(found, to)
     print_difference(found)
-    print(f"page        {to}")
+    print(printable(f"page        {to}"))
 
 
 @app.command()
@@ -243,7 +246,7 @@ def verify(
             print(printable(finding))
     if findings:
         raise typer.Exit(1)
-    print(f"{run}: every reply, key, decision and byte is as it must be")
+    print(printable(f"{run}: every reply, key, decision and byte is as it must be"))
 
 
 @app.command()

@@ -31,7 +31,7 @@ def print_summary(summary: Summary) -> None:
     if measured:
         tail += f" (and {measured:,} instances measured by screens)"
     print(f"requests    {tail}")
-    print(f"run         {summary.folder}")
+    print(printable(f"run         {summary.folder}"))
 
 
 def print_counts(report: dict[str, Any]) -> None:
@@ -146,8 +146,8 @@ def print_spent(prices: Mapping[str, Price], ledger: Ledger) -> None:
         cost = Prices(prices).cost(one.model, one.usage)
         shown = f"${cost:.4f}" if cost is not None else "unpriced"
         print(
-            f"ledger      {one.tier} ({one.model}): {one.replies:,} replies, {one.refused:,} of them refused, "
-            f"{one.usage.prompt:,} tokens in, {one.usage.completion:,} out, {shown}"
+            f"ledger      {one.tier} ({printable(one.model)}): {one.replies:,} replies, {one.refused:,} of them "
+            f"refused, {one.usage.prompt:,} tokens in, {one.usage.completion:,} out, {shown}"
         )
 
 
@@ -161,7 +161,7 @@ def print_estimate(tiers: Sequence[TierEstimate]) -> None:
     for one in tiers:
         cost = f"${one.usd:,.2f}" if one.usd is not None else "unpriced"
         numbers = (f"{n:,}" for n in (one.calls, one.answered, one.prompt_tokens, one.completion_tokens))
-        rows.append((one.tier, one.model, *numbers, cost, one.basis))  # type: ignore[arg-type]
+        rows.append((one.tier, printable(one.model), *numbers, cost, one.basis))  # type: ignore[arg-type]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     for row in rows:
         cells = [

@@ -17,6 +17,7 @@ import orjson
 from markupsafe import Markup, escape
 
 from relabel.report.plots import plots
+from relabel.text import printable
 
 REPORT, PAGE, SUMMARY, CARD = "report.json", "report.html", "report.md", "README.md"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -78,7 +79,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (count, percent, number, usd, visible, plain, cell, evidence, named)
+    filters = (count, percent, number, usd, visible, printable, plain, cell, evidence, named)
     environment.filters |= {one.__name__: one for one in filters}
     return environment
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from relabel.text import printable
@@ -45,7 +47,8 @@ _STYLE: Any = {
 _WIDTH = 4.6
 """Inches: at 72 to the inch no wider than a phone, so that letters keep their size."""
 
-_NAME = 22
+_NAME, _TAIL = 22, 8
+"""Letters of a name at most, and those that stay of its end if it is longer."""
 
 
 def plots(report: Mapping[str, Any]) -> dict[str, str]:
@@ -78,7 +81,7 @@ def _intervals(rows: Mapping[str, Mapping[str, Any]], axes: Any) -> None:
     axes.set_yticks(range(len(ordered)), [_named(name) for name, _ in ordered])
     axes.set_ylim(-0.7, len(ordered) - 0.3)
     axes.set_xlim(left=0)
-    axes.set_xlabel("false negatives, % of candidates")
+    axes.set_xlabel("false negatives, % of candidates", loc="right")
 
 
 def _positions(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
@@ -181,7 +184,14 @@ def _for_the_page(svg: str, name: str) -> str:
 
 def _named(name: str) -> str:
     shown = printable(name).replace("\n", " ")
-    return shown if len(shown) <= _NAME else f"{shown[: _NAME - 1]}…"
+    widths = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in shown]
+    if sum(widths) <= _NAME:
+        return shown
+    return f"{_fitting(shown, widths, _NAME - _TAIL - 1)}…{_fitting(shown[::-1], widths[::-1], _TAIL)[::-1]}"
+
+
+def _fitting(text: str, widths: Sequence[int], room: int) -> str:
+    return text[: sum(1 for end in accumulate(widths) if end <= room)]
 
 
 def _locator() -> Any:
