@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relabel.errors import Unfinished
+from relabel.errors import InputError, Unfinished
 from relabel.folder import Opened, judges_of, ledger_of, people_of, reopen, tables_up_to_date
 from relabel.labels import Name
 from relabel.ledger import Ledger
@@ -54,8 +54,9 @@ class Changed:
 
 
 def difference(one: str | Path, other: str | Path, labels: Mapping[Name, bool] | None = None) -> dict[str, Any]:
-    """What differs between the runs in two folders, A and B, as written to diff.json; `labels`, by (query_id, docid), go
-    before what both runs know of people's.
+    """What differs between the runs in two folders, A and B, as written to diff.json.
+
+    `labels`, by (query_id, docid), go before what both runs know of people's.
 
     Candidates are matched by their place if both read the same source, else by query_id and docid.
     Raises RelabelError for a folder that holds no run, or one that is not up to date, and for two without a candidate
@@ -119,8 +120,8 @@ def _described(side: Side) -> dict[str, Any]:
 
 
 def _settings(sides: Sequence[Side]) -> list[dict[str, str | None]]:
-    """The settings that differ, as far as they are not the usual ones, each as text; a tier that only one side has is one
-    line.
+    """The settings that differ, as far as they are not the usual ones, each as text; a tier that only one side has is
+    one line.
     """
     one, other = (_chosen(side) for side in sides)
     tiers = one["cascade"].keys() & other["cascade"].keys()
@@ -130,7 +131,7 @@ def _settings(sides: Sequence[Side]) -> list[dict[str, str | None]]:
             name: tier if name in tiers else " ".join(filter(None, (tier["is"], tier["judge"].get("model"))))
             for name, tier in side["cascade"].items()
         }
-        flat.append(_flat(side | {"cascade": judges}))
+        flat.append(_flat(side | {"cascade": judges, "tiers": list(judges)}))
     return [
         {"setting": key, "a": flat[0].get(key), "b": flat[1].get(key)}
         for key in sorted({**flat[0], **flat[1]})
@@ -172,6 +173,14 @@ class _Joined(Database):
 
     def __init__(self, sides: Sequence[Side], labels: Mapping[Name, bool]) -> None:
         super().__init__()
+        try:
+            self._join(sides)
+            self.note_labels(labels)
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, sides: Sequence[Side]) -> None:
         for name, side in zip("ab", sides, strict=True):
             self.view(side.opened.folder / DECISIONS, f"all_{name}")
         same = sides[0].report["source"]["sha256"] == sides[1].report["source"]["sha256"]
@@ -189,7 +198,6 @@ class _Joined(Database):
             f"b.found AS found_b FROM a JOIN b ON {matching}"
         )
         self.connection.execute(f"CREATE VIEW rows AS SELECT *, {self.cluster('pairs')} AS cluster FROM pairs")
-        self.note_labels(labels)
 
     def counts(self) -> dict[str, Any]:
         """How many are in both, and what became of them: of all, and by subset."""
@@ -212,8 +220,8 @@ class _Joined(Database):
         }
 
     def human(self) -> dict[str, Any] | None:
-        """Both against what people say, on the same candidates, and how much better B is: at finding false negatives, and
-        at relabelling them. None without labels here.
+        """Both against what people say, on the same candidates, and how much better B is: at finding false negatives,
+        and at relabelling them. None without labels here.
         """
         (queries,) = self.ask(f"SELECT count(DISTINCT cluster) FROM {_LABELLED}")[0]
         if not queries:

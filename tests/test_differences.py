@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from relabel.differences import difference, write_difference
-from relabel.errors import Unfinished
+from relabel.errors import InputError, Unfinished
 from relabel.export import export_run
+from relabel.formats import open_sink, open_source
 from relabel.loading import load_config
+from relabel.records import Decision, Instance, Outcome
 from relabel.runs import run
 from relabel.testing import LabelledJudge, ReplyServer
 from tests.conftest import SHARED, config, tevatron
@@ -80,13 +82,15 @@ def test_another_policy_is_named_and_counted(source: Path, tmp_path: Path) -> No
 
 def test_people_say_which_judge_is_better(source: Path, tmp_path: Path) -> None:
     good, bad = judged(source, tmp_path / "good", 0.95), judged(source, tmp_path / "bad", 0.6)
-    found = difference(bad, good, relevant(source))["human"]
-    assert (found["candidates"], found["queries"]) == (5 * QUERIES, QUERIES)
+    human = difference(bad, good, relevant(source))["human"]
+    found = human["found"]
+    assert (found["candidates"], human["queries"]) == (5 * QUERIES, QUERIES)
+    assert human["relabelled"]["difference"]["kappa"] == found["difference"]["kappa"]
     apart = found["difference"]["kappa"]
     assert apart["p"] < 0.01
     assert apart["difference_95"][0] > 0
     assert apart["difference"] == pytest.approx(found["b"]["kappa"] - found["a"]["kappa"], abs=2e-4)
-    back = difference(good, bad, relevant(source))["human"]["difference"]["kappa"]
+    back = difference(good, bad, relevant(source))["human"]["found"]["difference"]["kappa"]
     assert back["difference"] == -apart["difference"]
 
 
@@ -97,7 +101,7 @@ def test_runs_over_two_sources_are_matched_by_their_ids(source: Path, tmp_path: 
     one, two = judged(source, tmp_path / "a", 1.0), judged(other, tmp_path / "b", 1.0)
     export_run(two, policy="{drop: [worse, better]}")
     found = difference(one, two)
-    assert found["matched_by"] == "query_id and docid and nth"
+    assert found["matched_by"] == "query_id and docid"
     assert found["candidates"] == {"both": 5 * (QUERIES - 5), "a_only": 25, "b_only": 0}
     assert found["all"]["changed"] == 2 * (QUERIES - 5)
     for example in found["examples"]:
@@ -129,7 +133,7 @@ def test_a_folder_that_is_not_up_to_date_says_what_to_do(source: Path, tmp_path:
     one = judged(source, tmp_path / "a", 1.0)
     shutil.copytree(one, tmp_path / "b")
     (tmp_path / "b" / "decisions.parquet").unlink()
-    with pytest.raises(Unfinished, match="relabel report"):
+    with pytest.raises(Unfinished, match="relabel run"):
         difference(one, tmp_path / "b")
 
 
@@ -147,5 +151,39 @@ def test_people_side_with_the_better_of_two_on_real_questions(tmp_path: Path) ->
         for record in planted.records
         for one in record["negative_passages"]
     }
-    apart = difference(tmp_path / "bad", tmp_path / "good", people)["human"]["difference"]
+    apart = difference(tmp_path / "bad", tmp_path / "good", people)["human"]["found"]["difference"]
     assert apart["kappa"]["difference_95"][0] > 0
+
+
+def test_people_tell_a_policy_that_relabels_from_one_that_drops(source: Path, tmp_path: Path) -> None:
+    one = judged(source, tmp_path / "a", 1.0)
+    export_run(one, policy="{drop: [worse, better]}", to=tmp_path / "b/")
+    human = difference(one, tmp_path / "b", relevant(source))["human"]
+    assert human["found"]["difference"]["kappa"]["difference"] == 0
+    assert human["relabelled"]["a"]["recall"] == 1
+    assert human["relabelled"]["b"]["recall"] == 0
+
+
+def test_runs_without_a_candidate_in_common_are_refused_with_the_names_of_both(source: Path, tmp_path: Path) -> None:
+    one = judged(source, tmp_path / "a", 1.0)
+    flag = tmp_path / "flag.jsonl"
+    sink = open_sink(flag, "flagembedding")
+    for instance in open_source(str(source)):
+        assert isinstance(instance, Instance)
+        sink.write(Outcome(instance, "keep", "keep", tuple(Decision("keep", "", "") for _ in instance.negatives)))
+    sink.close()
+    run(load_config("quickstart", [f"input.path={flag}"]), output=tmp_path / "b", say=lambda _: None)
+    with pytest.raises(InputError, match=r"no candidate is in both. One names query 'q0', docid 'q0-n1', the other"):
+        difference(one, tmp_path / "b")
+
+
+def test_another_order_of_the_tiers_is_a_difference(source: Path, tmp_path: Path) -> None:
+    screens = [
+        {"name": "exact", "judge": {"screen": "exact-duplicate"}, "escalate": {"labels": ["clear"]}},
+        {"name": "near", "judge": {"screen": "near-duplicate"}, "escalate": {"labels": ["clear"]}},
+        {"name": "lexical", "judge": {"screen": "lexical"}},
+    ]
+    for name, tiers in (("a", screens), ("b", [screens[1], screens[0], screens[2]])):
+        run(config(source, cascade=tiers, policy={"drop": ["duplicate"]}), output=tmp_path / name, say=lambda _: None)
+    settings = difference(tmp_path / "a", tmp_path / "b")["settings"]
+    assert [row["setting"] for row in settings] == ["tiers"]

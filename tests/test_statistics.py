@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, f1_score, precision_score, recall_score
 
 from relabel.statistics import (
+    Sums,
     agreement,
     cluster_variance,
     compared,
@@ -19,6 +20,7 @@ from relabel.statistics import (
     kappa,
     measured,
     share_interval,
+    student,
 )
 
 PAIRS = st.integers(2, 5).flatmap(
@@ -65,7 +67,8 @@ def test_two_judges_who_say_one_thing_only_have_no_kappa() -> None:
 def test_metrics_are_those_of_scikit_learn(pairs: list[tuple[bool, bool]]) -> None:
     found, true = zip(*pairs, strict=True)
     cells = [(True, True), (True, False), (False, True), (False, False)]
-    row = found_metrics(np.array([pairs.count(cell) for cell in cells]))
+    counts = np.array([pairs.count(cell) for cell in cells])
+    row = {name: np.nan_to_num(value) for name, value in found_metrics(counts).items()}
     assert row["precision"] == pytest.approx(precision_score(true, found, zero_division=0))
     assert row["recall"] == pytest.approx(recall_score(true, found, zero_division=0))
     assert row["f1"] == pytest.approx(f1_score(true, found, zero_division=0))
@@ -76,35 +79,67 @@ def test_the_variance_of_a_share_is_that_of_its_linearised_ratio(clusters: list[
     x, n = (np.array(side, dtype=float) for side in zip(*clusters, strict=True))
     share = x.sum() / n.sum()
     expected = len(x) / (len(x) - 1) * ((x - share * n) ** 2).sum() / n.sum() ** 2
-    sums = (x.sum(), n.sum(), (x * x).sum(), (x * n).sum(), (n * n).sum())
-    assert cluster_variance(len(x), *sums) == pytest.approx(expected, abs=1e-12)
+    assert cluster_variance(sums_of(x, n)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_draws_of_one_have_wilsons_interval() -> None:
-    low, high = share_interval(5, 20, 20, 0.25 * 0.75 / 20)
-    assert (round(low, 4), round(high, 4)) == (0.1119, 0.4687)
+def sums_of(x: np.ndarray, n: np.ndarray) -> Sums:
+    """What an interval is made from, of clusters with x hits among n."""
+    return Sums(len(x), *(int(one) for one in (x.sum(), n.sum(), (x * x).sum(), (x * n).sum(), (n * n).sum())))
 
 
-@pytest.mark.parametrize(("hits", "of"), [(0, 300), (300, 300), (1, 300)])
+def test_many_draws_of_one_have_wilsons_interval() -> None:
+    low, high = share_interval(sums_of(np.array([1, 0, 0, 0] * 500), np.ones(2000)))
+    assert (low, high) == pytest.approx((0.2315, 0.2694), abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (9, 2.2622), (30, 2.0423), (1e6, 1.96)],
+)
+def test_students_quantiles_are_those_of_the_tables(freedom: float, expected: float) -> None:
+    assert student(freedom) == pytest.approx(expected, rel=0.004)
+
+
+@pytest.mark.parametrize(("hits", "of"), [(0, 15), (15, 15)])
 def test_an_interval_holds_its_share_and_stays_within_bounds(hits: int, of: int) -> None:
-    low, high = share_interval(hits, of, 20, None)
+    low, high = share_interval(sums_of(np.full(20, hits), np.full(20, of)))
     assert 0 <= low <= hits / of <= high <= 1
     assert high - low > 0.1, "twenty queries are twenty draws, however many candidates they have"
 
 
-def test_intervals_of_clustered_shares_hold_as_often_as_they_say() -> None:
+def test_queries_with_the_same_share_each_are_no_reason_for_an_interval_by_accident_of_rounding() -> None:
+    widths = []
+    for hits, of in ((1, 3), (2, 5), (3, 7)):
+        low, high = share_interval(sums_of(np.full(30, hits), np.full(30, of)))
+        widths.append((high - low) * of**0.5)
+    assert max(widths) < 1.2 * min(widths)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "sizes", "rate", "alike"),
+    [
+        (5, [10], 0.3, 0.3),
+        (10, [10], 0.1, 0.3),
+        (60, [5, 30], 0.06, 0.3),
+        (60, [5, 30], 0.3, 0.0),
+        (100, [10], 0.02, 0.05),
+        (5, [1, 2, 5, 100], 0.3, 0.3),
+        (10, [1, 2, 5, 100], 0.1, 0.3),
+        (100, [1, 2, 5, 100], 0.3, 0.3),
+    ],
+)
+def test_intervals_of_clustered_shares_hold_about_as_often_as_they_say(
+    clusters: int, sizes: list[int], rate: float, alike: float
+) -> None:
     random = np.random.default_rng(3)
-    for rate, alike in ((0.06, 0.3), (0.3, 0.3), (0.06, 0.0)):
-        held = 0
-        for _ in range(600):
-            sizes = random.integers(5, 30, 60)
-            spread = (1 - alike) / alike if alike else None
-            rates = random.beta(rate * spread, (1 - rate) * spread, 60) if spread else np.full(60, rate)
-            x = random.binomial(sizes, rates)
-            sums = (int(x.sum()), int(sizes.sum()), int((x * x).sum()), int((x * sizes).sum()), int((sizes**2).sum()))
-            low, high = share_interval(sums[0], sums[1], 60, cluster_variance(60, *sums))
-            held += low <= rate <= high
-        assert 0.91 <= held / 600 <= 0.99, (rate, alike)
+    held = 0
+    for _ in range(800):
+        n = random.choice(sizes, clusters)
+        spread = (1 - alike) / alike if alike else None
+        rates = random.beta(rate * spread, (1 - rate) * spread, clusters) if spread else np.full(clusters, rate)
+        low, high = share_interval(sums_of(random.binomial(n, rates), n))
+        held += low <= rate <= high
+    assert 0.89 <= held / 800 <= 1
 
 
 def test_the_interval_of_kappa_is_wider_where_candidates_of_a_query_are_alike() -> None:
@@ -136,3 +171,12 @@ class TestTwoRunsAgainstPeople:
             one, other = (random.multinomial(15, [0.1, 0.05, 0.05, 0.8], 25).astype(float) for _ in "ab")
             found += compared(one, other)["kappa"]["p"] < 0.05
         assert found <= 8
+
+    def test_one_query_has_no_interval(self) -> None:
+        row = measured(np.array([[5.0, 1, 2, 20]]))
+        assert (row["kappa"] is not None, row["kappa_95"]) == (True, None)
+        assert compared(np.array([[5.0, 1, 2, 20]]), np.array([[6.0, 1, 1, 20]]))["kappa"]["difference_95"] is None
+
+    def test_what_has_no_meaning_is_none_and_not_nought(self) -> None:
+        row = measured(np.array([[0.0, 0, 0, 20]] * 5))
+        assert {name: value for name, value in row.items() if value is not None} == {}

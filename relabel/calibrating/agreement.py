@@ -34,20 +34,26 @@ class Judged:
 
 
 def measured(judged: Judged, found: Flags) -> dict[str, Any]:
-    """The metrics of decisions, each with its 95 % interval by a bootstrap over queries."""
-    return statistics.measured(judged.counts(found))
+    """The metrics of decisions, each with its 95 % interval by a bootstrap over queries; 0 where there is nothing to
+    divide by.
+    """
+    row = statistics.measured(judged.counts(found))
+    return {
+        name: ([0.0, 0.0] if name.endswith("_95") else 0.0) if value is None else value for name, value in row.items()
+    }
 
 
 def kappa_of(judged: Judged, found: Flags) -> float:
     """Cohen's kappa of decisions with people's labels."""
-    return float(found_metrics(judged.counts(found).sum(axis=0))["kappa"])
+    return float(np.nan_to_num(found_metrics(judged.counts(found).sum(axis=0))["kappa"]))
 
 
 def difference(judged: Judged, found: Flags, other: Flags) -> dict[str, Any]:
     """Kappa of `found` less that of `other`, with the interval of a paired bootstrap over queries."""
     one, two = judged.counts(found), judged.counts(other)
     kappas = found_metrics(resampled(one))["kappa"] - found_metrics(resampled(two))["kappa"]
-    return {"kappa": round(kappa_of(judged, found) - kappa_of(judged, other), 4), "kappa_95": interval(kappas)}
+    apart = round(kappa_of(judged, found) - kappa_of(judged, other), 4)
+    return {"kappa": apart, "kappa_95": interval(kappas, len(one)) or [apart, apart]}
 
 
 def reliability(probability: Floats, relevant: Flags, bins: int = 10) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from relabel.calibration import UNSURE
 from relabel.report.facts import TierFacts
 from relabel.report.queries import FOUND, JUDGED, Tables, Trail, band_name, share
-from relabel.statistics import agreement, measured
+from relabel.statistics import Sums, agreement, measured
 
 _ABSTAINED = "abstained"
 _NO_OPINION = (None, UNSURE)
@@ -47,7 +47,7 @@ def changes(tables: Tables, report: Mapping[str, Any]) -> dict[str, Any]:
 
     `candidates` are those judged: what was left unjudged, or still waits for a reply, says nothing.
     """
-    nothing = {"candidates": 0} | {k: v for name in _CHANGES for k, v in share(name, 0, 0, 0, 0, 0, 0).items()}
+    nothing = {"candidates": 0} | {k: v for name in _CHANGES for k, v in share(name, Sums(0, 0, 0, 0, 0, 0)).items()}
     whole = tables.shares("''", _CHANGES, JUDGED).get("", nothing)
     subsets = tables.shares("subset", _CHANGES, JUDGED)
     counted = report["subsets"]
@@ -81,7 +81,7 @@ def left(tables: Tables, report: Mapping[str, Any]) -> dict[str, int]:
 def _touched(counted: Mapping[str, int]) -> dict[str, Any]:
     """Instances that are not as they were, each one draw."""
     of, hits = counted["instances"], counted["changed"]
-    touched = share("touched", of, hits, of, hits, hits, of)
+    touched = share("touched", Sums(of, hits, of, hits, hits, of))
     return {"instances": of, **touched, "removed": counted["removed"]}
 
 
@@ -94,7 +94,9 @@ def by_position(tables: Tables, facts: Sequence[TierFacts]) -> list[dict[str, An
 def by_half(tables: Tables, facts: Sequence[TierFacts]) -> dict[str, dict[str, Any]]:
     """The same for the first and the second half of each list of two or more."""
     found = tables.shares("early", _flagged(facts), JUDGED, "placed")
-    return {name: _by_tier(found[early], facts) for name, early in (("first", True), ("second", False)) if found}
+    return {
+        name: _by_tier(found[early], facts) for name, early in (("first", True), ("second", False)) if early in found
+    }
 
 
 def _flagged(facts: Sequence[TierFacts]) -> dict[str, str | tuple[str, str]]:
@@ -243,8 +245,8 @@ def human(tables: Tables, facts: Sequence[TierFacts]) -> dict[str, Any] | None:
     ]
     found: dict[str, Any] = {"labels": labels, "matched": matched, "queries": queries}
     if not matched:
-        (theirs,), (ours,) = (
-            tables.ask(f"SELECT query_id || ', ' || docid FROM {table} LIMIT 1") or [("none",)]
+        theirs, ours = (
+            next(iter(tables.ask(f"SELECT query_id || ', ' || docid FROM {table} LIMIT 1")), ("none",))[0]
             for table in ("labels", "decisions")
         )
         return found | {"example": {"label": theirs, "candidate": ours}}
@@ -253,14 +255,14 @@ def human(tables: Tables, facts: Sequence[TierFacts]) -> dict[str, Any] | None:
     return found | {
         "actions": tables.shares("action", relevant, table="labelled"),
         "subsets": tables.shares("subset", relevant, "action = 'relabel'", "labelled"),
-        "decisions": _against_people(tables, FOUND, "TRUE"),
+        "decisions": _against_people(tables, f"{FOUND} OR rule = 'duplicate-of-positive'", "TRUE"),
         "tiers": {name: row for name, row in tiers.items() if row is not None},
     }
 
 
 def _against_people(tables: Tables, found: str, where: str) -> dict[str, Any] | None:
     counted = tables.ask(
-        f"SELECT cluster, {found} AS found, relevant, count(*) FROM labelled WHERE {where} GROUP BY ALL ORDER BY ALL"
+        f"SELECT cluster, ({found}) AS found, relevant, count(*) FROM labelled WHERE {where} GROUP BY ALL ORDER BY ALL"
     )
     if not counted:
         return None

@@ -15,8 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from relabel.errors import InputError
 from relabel.records import UNANSWERED
-from relabel.statistics import cluster_variance, share_interval
+from relabel.statistics import Sums, share_interval
 from relabel.tables import ABSTAINED, DECISIONS, POSITIVES
 
 CLUSTERS = 2000
@@ -26,6 +27,9 @@ FOUND = "rule IN ('false-negative', 'false-negative-removes-instance')"
 
 JUDGED = "rule NOT IN ('unjudged', 'unanswered')"
 """What has been decided by what judges said, or by their saying nothing."""
+
+_IS_REPEAT = "regexp_full_match(query_id, '[0-9a-f]{32}-[0-9]+')"
+"""Whether a query's id is one that relabel made, for the same query once more."""
 
 _BANDS = ((20, 1), (100, 20), (1000, 100))
 """Places are told apart one by one up to 20, then by twenties up to 100, then by hundreds."""
@@ -67,6 +71,7 @@ class Database:
         import duckdb
 
         self._scratch = tempfile.TemporaryDirectory(prefix="relabel-report-")
+        self._paths: list[Path] = []
         settings: dict[str, Any] = {
             "memory_limit": MEMORY,
             "temp_directory": self._scratch.name,
@@ -78,16 +83,32 @@ class Database:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files."""
         self.connection.close()
         self._scratch.cleanup()
 
     def view(self, path: Path, name: str) -> None:
         """Give a Parquet file a name."""
-        self.connection.read_parquet(_literal(path), hive_partitioning=False).create_view(name)
+        import duckdb
+
+        self._paths.append(path)
+        try:
+            self.connection.read_parquet(_literal(path), hive_partitioning=False).create_view(name)
+        except duckdb.Error as fault:
+            raise InputError(f"{path}: cannot be read: {str(fault).splitlines()[0]}") from None
 
     def ask(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query's answer."""
-        return self.connection.execute(query, list(parameters)).fetchall()
+        """All rows of a query's answer. Raises InputError for files that are not as they were written."""
+        import duckdb
+
+        try:
+            return self.connection.execute(query, list(parameters)).fetchall()
+        except duckdb.Error as fault:
+            names = " or ".join(map(str, self._paths))
+            raise InputError(f"{names}: cannot be read: {str(fault).splitlines()[0]}") from None
 
     def note_labels(self, labels: Mapping[tuple[str, str], bool]) -> None:
         """The table `labels`: what people say of (query_id, docid)."""
@@ -102,8 +123,11 @@ class Database:
 
     def cluster(self, table: str) -> str:
         """An expression for the cluster of a table's row: its query, or the bundle that this belongs to."""
-        (self.queries,) = self.ask(f"SELECT count(DISTINCT (subset, query_id)) FROM {table}")[0]
-        name = "subset || chr(0) || query_id"
+        query = "query_id"
+        if self.ask(f"SELECT coalesce(bool_or({_IS_REPEAT}), FALSE) FROM {table}")[0][0]:
+            query = f"CASE WHEN {_IS_REPEAT} THEN query_id[:32] ELSE query_id END"
+        name = f"subset || chr(0) || ({query})"
+        (self.queries,) = self.ask(f"SELECT count(DISTINCT {name}) FROM {table}")[0]
         return f"hash({name}) % {CLUSTERS}" if self.queries > CLUSTERS else name
 
     def shares(
@@ -118,23 +142,23 @@ class Database:
             f", count(*) FILTER (WHERE {among}) AS n{k}, count(*) FILTER (WHERE ({among}) AND ({hit})) AS x{k}"
             for k, (hit, among) in enumerate(pairs.values())
         )
-        sums = "".join(
+        totals = "".join(
             f", count(*) FILTER (WHERE n{k} > 0), sum(x{k}), sum(n{k}), sum(x{k} * x{k}), sum(x{k} * n{k}), "
             f"sum(n{k} * n{k})"
             for k in range(len(pairs))
         )
         rows = self.ask(
-            f"SELECT g, sum(n){sums} FROM (SELECT {group} AS g, cluster, count(*) AS n{inner} FROM {table} "
+            f"SELECT g, sum(n){totals} FROM (SELECT {group} AS g, cluster, count(*) AS n{inner} FROM {table} "
             f"WHERE {where} GROUP BY ALL) GROUP BY g ORDER BY g"
         )
         found = {}
         for value, candidates, *each in rows:
             row: dict[str, Any] = {"candidates": int(candidates)}
             for k, (name, hit) in enumerate(hits.items()):
-                sizes = [int(one) for one in each[6 * k : 6 * k + 6]]
-                row |= share(name, *sizes)
+                sums = Sums(*(int(one) for one in each[6 * k : 6 * k + 6]))
+                row |= share(name, sums)
                 if isinstance(hit, tuple):
-                    row[f"{name}_among"] = sizes[2]
+                    row[f"{name}_among"] = sums.of
             found[value] = row
         return found
 
@@ -146,23 +170,34 @@ class Tables(Database):
         """`labels` are what people say of (query_id, docid)."""
         super().__init__()
         self.flags = flags
-        self.view(folder / DECISIONS, "decisions")
         self.has_positives = (folder / POSITIVES).is_file()
-        if self.has_positives:
-            self.view(folder / POSITIVES, "positives")
-        self._note_trails()
-        self.note_labels(labels or {})
+        try:
+            self.view(folder / DECISIONS, "decisions")
+            if self.has_positives:
+                self.view(folder / POSITIVES, "positives")
+            self._note_trails()
+            self.note_labels(labels or {})
+            self._note_views()
+        except BaseException:
+            self.close()
+            raise
+
+    def _note_views(self) -> None:
+        """The views `labelled` and `told`, rows with what people say of them, if they do; and `placed`: those of lists
+        of two or more, with whether they stand in the first half.
+        """
+        for name, join in (("labelled", "JOIN"), ("told", "LEFT JOIN")):
+            self.connection.execute(
+                f"CREATE VIEW {name} AS SELECT rows.*, labels.relevant FROM rows {join} labels USING (query_id, docid)"
+            )
         self.connection.execute(
-            "CREATE VIEW labelled AS SELECT rows.*, labels.relevant FROM rows JOIN labels USING (query_id, docid)"
-        )
-        self.connection.execute(
-            "CREATE VIEW told AS SELECT rows.*, labels.relevant FROM rows LEFT JOIN labels USING (query_id, docid)"
+            "CREATE VIEW placed AS SELECT rows.*, 2 * position <= size AS early FROM rows JOIN (SELECT line, query_id, "
+            "max(position) AS size FROM decisions GROUP BY ALL HAVING size > 1) USING (line, query_id)"
         )
 
     def _note_trails(self) -> None:
         """The view `rows`: decisions with the cluster of their query, their band of places, and for each tier (by its
-        number) whether it judged (`j0`), and whether it flagged (`f0`). And `placed`: those of lists of two or more,
-        with whether they stand in the first half.
+        number) whether it judged (`j0`), and whether it flagged (`f0`).
         """
         self._trails = {trail: read_trail(trail) for (trail,) in self.ask("SELECT DISTINCT trail FROM decisions")}
         tiers = range(len(self.flags.tiers))
@@ -180,10 +215,6 @@ class Tables(Database):
         self.connection.execute(
             f"CREATE VIEW rows AS SELECT d.*, t.* EXCLUDE (trail), {cluster} AS cluster, {_band()} AS band "
             "FROM decisions d JOIN trails t USING (trail)"
-        )
-        self.connection.execute(
-            "CREATE VIEW placed AS SELECT rows.*, 2 * position <= size AS early FROM rows JOIN (SELECT line, query_id, "
-            "max(position) AS size FROM decisions GROUP BY ALL HAVING size > 1) USING (line, query_id)"
         )
         if self.has_positives:
             self.connection.execute(f"CREATE VIEW positive_rows AS SELECT *, {cluster} AS cluster FROM positives")
@@ -208,12 +239,12 @@ class Tables(Database):
         return self._by_number[number]
 
 
-def share(name: str, clusters: int, hits: int, of: int, squares: int, products: int, sizes: int) -> dict[str, Any]:
-    """A count with its share and the share's 95 % interval, from sums over clusters (see `cluster_variance`)."""
-    low, high = share_interval(hits, of, clusters, cluster_variance(clusters, hits, of, squares, products, sizes))
+def share(name: str, sums: Sums) -> dict[str, Any]:
+    """A count with its share and the share's 95 % interval."""
+    low, high = share_interval(sums)
     return {
-        name: hits,
-        f"{name}_share": round(hits / of, 6) if of else None,
+        name: sums.hits,
+        f"{name}_share": round(sums.hits / sums.of, 6) if sums.of else None,
         f"{name}_95": [round(low, 6), round(high, 6)],
     }
 

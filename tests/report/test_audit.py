@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
+from relabel.errors import InputError
 from relabel.export import report_run
 from relabel.loading import load_config
 from relabel.report.audit import audit
@@ -43,14 +45,14 @@ def found(said: Said) -> bool:
 def test_every_count_is_that_of_a_loop_over_the_candidates(instances: list[tuple[str, list[Said]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = audited(Path(folder), [outcome(n, said, subset) for n, (subset, said) in enumerate(instances, 1)])
-    every = [(subset, place, one) for subset, said in instances for place, one in enumerate(said, 1)]
+    every = [(subset, place, one) for subset, said in instances for place, one in enumerate(said, 1) if one]
     assert result["changes"]["all"]["candidates"] == len(every)
     for subset, row in result["changes"]["subsets"].items():
         own = [one for name, _, one in every if name == subset]
         assert row["candidates"] == len(own)
         if own:
             assert row["false_negatives"] == row["relabel"] == sum(map(found, own))
-            assert row["undecided"] == sum(bool(one) and one[-1] is None for one in own)
+            assert row["undecided"] == sum(one[-1] is None for one in own)
             low, high = row["false_negatives_95"]
             assert low <= row["false_negatives"] / len(own) <= high
     places = Counter(place if place <= 20 else 21 for _, place, _ in every)
@@ -60,7 +62,7 @@ def test_every_count_is_that_of_a_loop_over_the_candidates(instances: list[tuple
     halves: dict[str, list[Said]] = {"first": [], "second": []}
     for _, said in instances:
         for place, one in enumerate(said, 1):
-            halves["first" if 2 * place <= len(said) else "second"] += [one] if len(said) > 1 else []
+            halves["first" if 2 * place <= len(said) else "second"] += [one] if one and len(said) > 1 else []
     for name, row in result["by_half"].items():
         assert row["candidates"] == len(halves[name])
         for n, tier in enumerate(FACTS):
@@ -73,16 +75,24 @@ def test_every_count_is_that_of_a_loop_over_the_candidates(instances: list[tuple
         assert tier["passed_on"] == sum(len(one) > n + 1 for one in judged)
         assert tier["candidates"] == tier["passed_on"] + sum(tier["ended"].values())
         assert tier["flagged"] == sum(one[n] in FOUND for one in judged)
-    both = [one for _, _, one in every if len(one) == 2]
+    check_agreement(result["agreement"], [one for _, _, one in every if len(one) == 2])
+
+
+def check_agreement(pairs: list[dict[str, Any]], both: list[Said]) -> None:
+    """The one pair of tiers against what both said."""
     if not both:
-        assert result["agreement"] == []
+        assert pairs == []
         return
-    (pair,) = result["agreement"]
-    assert pair["candidates"] == len(both) == sum(map(sum, pair["confusion"]))
+    (pair,) = pairs
     opinions = [one for one in both if None not in one]
-    if pair["kappa"] is not None:
-        one, other = zip(*opinions, strict=True)
-        assert pair["kappa"] == pytest.approx(cohen_kappa_score(one, other), abs=1e-4)
+    assert pair["asked"] == len(both) == sum(map(sum, pair["confusion"]))
+    assert pair["candidates"] == len(opinions)
+    cheap, strong = ([one[n] for one in opinions] for n in (0, 1))
+    if len(set(cheap)) > 1 and len(set(strong)) > 1:
+        assert pair["kappa"] == pytest.approx(cohen_kappa_score(cheap, strong), abs=1e-4)
+    else:
+        assert pair["kappa"] is None
+    if opinions:
         assert pair["agreed"] == pytest.approx(sum(a == b for a, b in opinions) / len(opinions), abs=1e-4)
     flagged = [one for one in opinions if one[0] in FOUND]
     if pair["upheld"]:
@@ -124,7 +134,45 @@ def test_people_are_compared_with_the_decisions_and_with_each_tier(tmp_path: Pat
     assert (human["decisions"]["candidates"], human["decisions"]["kappa"], human["queries"]) == (60, 1.0, 20)
     assert human["tiers"]["cheap"]["precision"] == 0.5
     assert human["tiers"]["strong"] | {"precision": 1.0, "candidates": 40} == human["tiers"]["strong"]
+    assert human["actions"]["relabel"] | {"candidates": 20, "relevant": 20} == human["actions"]["relabel"]
+    assert human["actions"]["keep"]["relevant"] == 0
+    assert human["subsets"]["nq"]["relevant_share"] == 1.0
+    assert (human["labels"], human["matched"]) == (61, 60)
     assert audited(tmp_path / "none", outcomes)["human"] is None
+
+
+def test_labels_of_nothing_here_say_what_things_are_called(tmp_path: Path) -> None:
+    human = audited(tmp_path, [outcome(1, [("worse",)])], {("other", "names"): True})["human"]
+    assert human["matched"] == 0
+    assert human["example"] == {"label": "other, names", "candidate": "q1, d1-1"}
+
+
+def test_an_id_that_was_made_for_the_same_query_once_more_is_the_same_query(tmp_path: Path) -> None:
+    made = "0123456789abcdef" * 2
+    names = [made, f"{made}-2", f"{made}-3", "q-1", "q-2"]
+    outcomes = [outcome(n, [("worse",)], query_id=name) for n, name in enumerate(names, 1)]
+    assert audited(tmp_path, outcomes)["changes"]["queries"] == 3
+
+
+def test_what_is_left_in_the_cleaned_set_is_counted_apart(tmp_path: Path) -> None:
+    kept = [outcome(1, [("better",), ("irrelevant",)]), outcome(2, [("better",)])]
+    removed = replace(outcome(3, [("better",), ("irrelevant",)]), action="remove", rule="too-many-false-negatives")
+    result = audited(tmp_path, [*kept, removed])
+    assert result["changes"]["all"]["relabel"] == 3
+    assert result["cleaned"] == {"instances": 2, "new_positives": 2, "dropped": 0, "negatives": 1, "emptied": 1}
+
+
+def test_a_table_that_is_damaged_is_said_to_be_so(tmp_path: Path) -> None:
+    written(tmp_path, [outcome(1, [("worse",)])])
+    path = tmp_path / "decisions.parquet"
+    content = bytearray(path.read_bytes())
+    content[4:400] = bytes(396)
+    path.write_bytes(content)
+    with (
+        pytest.raises(InputError, match=r"decisions\.parquet: cannot be read"),
+        Tables(tmp_path, flags_of(FACTS)) as tables,
+    ):
+        tables.trails()
 
 
 def test_a_folder_may_be_named_like_a_pattern(tmp_path: Path) -> None:
