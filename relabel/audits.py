@@ -9,7 +9,7 @@ from typing import Any
 from relabel.costs import Prices
 from relabel.folder import Opened, people_of
 from relabel.ledger import Ledger
-from relabel.report import CARD, write_report
+from relabel.report import write_report
 from relabel.report.advice import checks, costs, damage
 from relabel.report.audit import audit
 from relabel.report.card import card
@@ -27,7 +27,7 @@ def audited(opened: Opened, ledger: Ledger, report: dict[str, Any]) -> dict[str,
         chosen = choose(tables)
     report["cost"] = costs(facts, report, Prices(opened.config.rates))
     report["damage"] = damage(report)
-    report["checks"] = checks(report)
+    report["checks"] = checks(facts, report)
     outcomes = opened.outcomes_at({one.line for one in chosen}, ledger)
     report["examples"] = described(chosen, outcomes, ledger.get, people)
     return report
@@ -35,8 +35,8 @@ def audited(opened: Opened, ledger: Ledger, report: dict[str, Any]) -> dict[str,
 
 def write_pages(opened: Opened, report: Mapping[str, Any], title: str = "") -> None:
     """Write the card and the report into the run's folder; its name is the title, unless another is given."""
-    (opened.folder / CARD).write_text(card(report, opened.config, opened.cleaned), encoding="utf-8")
-    write_report(opened.folder, report, title or opened.folder.name)
+    described = card(report, opened.config, opened.cleaned)
+    write_report(opened.folder, report, title or opened.folder.name, described)
 
 
 def public(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -208,14 +208,12 @@ def diff(
     ),
 ) -> None:
     """Say what two runs decide differently, with both sides' evidence, and what that costs. Sends nothing."""
-    from relabel.differences import difference, write_difference
-    from relabel.errors import ConfigError
+    from relabel.differences import check_place, difference, write_difference
     from relabel.labels import read_labels
     from relabel.printing import print_difference
     from relabel.text import printable
 
-    if to.suffix != ".html":
-        raise ConfigError(f"--to {to}: expected a name that ends in .html")
+    check_place(to)
     given = _labels(labels, relevant)
     found = difference(run_a, run_b, read_labels(given.path, given.relevant) if given else None)
     write_difference(found, to)
@@ -350,12 +348,13 @@ def _need(library: str, module: str, extra: str) -> None:
 def _labels(labels: str | None, relevant: float | None) -> LabelsSettings | None:
     from relabel.config import LabelsSettings
     from relabel.errors import ConfigError
+    from relabel.loading import parse
 
     if (labels is None) != (relevant is None):
         raise ConfigError("--labels and --relevant: expected both, a file and the least grade of a relevant passage")
     if labels is None or relevant is None:
         return None
-    return LabelsSettings(path=str(Path(labels).absolute()), relevant=relevant)
+    return parse(LabelsSettings, {"path": str(Path(labels).absolute()), "relevant": relevant}, "--labels")
 
 
 def _retry(given: str | None) -> Any:

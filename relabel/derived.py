@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -18,8 +19,10 @@ from relabel.errors import Unfinished
 from relabel.formats import Sink
 from relabel.ledger import Ledger
 from relabel.meter import Meter
+from relabel.parsing import REFUSED
 from relabel.policy import decide
-from relabel.records import Call, Case, Instance, Outcome, Quarantined, Reply
+from relabel.records import Call, Case, Instance, Outcome, Quarantined, Reply, Verdicts
+from relabel.report.pages import REPORT
 from relabel.tables import DECISIONS, POSITIVES, DecisionsWriter, PositivesWriter
 from relabel.tally import Tally
 
@@ -47,6 +50,19 @@ def outcomes(
             yield decide(policy, _judged(cascade, record, ledger, meter), needs_negatives)
 
 
+def without_errors(record: Outcome | Quarantined) -> Outcome | Quarantined:
+    """The record without what servers said of requests that they refused."""
+    if isinstance(record, Quarantined):
+        return record
+    plain = {id(one): replace(one, verdicts=_silent(one.verdicts)) for one in record.decisions}
+    decisions = tuple(plain[id(one)] for one in record.decisions)
+    return replace(record, decisions=decisions, positives=tuple(map(_silent, record.positives)))
+
+
+def _silent(verdicts: Verdicts) -> Verdicts:
+    return tuple(replace(one, found=None) if one.abstained == REFUSED else one for one in verdicts)
+
+
 def _judged(cascade: Cascade, instance: Instance, ledger: Ledger, meter: Meter) -> Case:
     asking = cascade.judge(instance)
     meter.begin()
@@ -70,6 +86,7 @@ class Derived:
         self._decisions = DecisionsWriter(partial_path(folder / DECISIONS))
         self._positives = PositivesWriter(partial_path(folder / POSITIVES)) if positives else None
         self._quarantine = partial_path(folder / QUARANTINE).open("wb")
+        self._report = folder / REPORT
         self._paths = [cleaned, folder / DECISIONS, folder / QUARANTINE]
         self._paths += [folder / POSITIVES] if positives else []
 
@@ -84,8 +101,11 @@ class Derived:
             self._positives.write(record)
 
     def finish(self) -> None:
-        """Close all files and put them in their places."""
+        """Close all files and put them in their places. A report of what was there before goes first: where one is, all
+        the rest is as it says.
+        """
         self._close()
+        discard(self._report)
         for path in self._paths:
             discard(path)
             partial_path(path).replace(path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relabel.errors import InputError, Unfinished
+from relabel.errors import ConfigError, InputError, Unfinished
 from relabel.folder import Opened, judges_of, ledger_of, people_of, reopen, tables_up_to_date
 from relabel.labels import Name
 from relabel.ledger import Ledger
@@ -20,7 +20,7 @@ from relabel.records import Outcome, Reply
 from relabel.report import read_report
 from relabel.report.audit import outcomes, square
 from relabel.report.examples import SHOWN, context, is_of, judged
-from relabel.report.pages import html, write_json
+from relabel.report.pages import html, read_json, write_json, write_whole
 from relabel.report.queries import FOUND, Database
 from relabel.statistics import agreement, compared, measured
 from relabel.tables import DECISIONS
@@ -81,10 +81,23 @@ def difference(one: str | Path, other: str | Path, labels: Mapping[Name, bool] |
     return found
 
 
+def check_place(path: Path) -> None:
+    """Refuse a page that would replace what no diff wrote. Raises ConfigError."""
+    if path.suffix != ".html":
+        raise ConfigError(f"--to {path}: expected a name that ends in .html")
+    numbers = path.with_suffix(".json")
+    if numbers.exists() and "moves" not in (read_json(numbers) or {}):
+        raise ConfigError(
+            f"--to {path}: {numbers} was not written by `relabel diff`, and would be lost; name another page"
+        )
+    if path.exists() and not numbers.exists():
+        raise ConfigError(f"--to {path}: is there already, and was not written by `relabel diff`; name another page")
+
+
 def write_difference(found: Mapping[str, Any], path: Path) -> None:
     """Write the page, and the same numbers as JSON beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html("diff.html", diff=found), encoding="utf-8")
+    write_whole(path, html("diff.html", diff=found).encode())
     write_json(path.with_suffix(".json"), found)
 
 

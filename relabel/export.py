@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from relabel import __version__
 from relabel.audits import audited, public, write_pages
 from relabel.config import LabelsSettings, LedgerSettings
 from relabel.derived import discard, partial_path, write_all
-from relabel.errors import ConfigError, Unfinished
+from relabel.errors import ConfigError, InputError, Unfinished
 from relabel.folder import (
     PAGES,
     REVIEWS,
@@ -38,13 +39,18 @@ from relabel.log import Log
 from relabel.meter import Meter
 from relabel.report import CARD, REPORT, build_report, calibrations, read_report
 from relabel.report.card import card
+from relabel.report.pages import write_whole
 from relabel.tables import DECISIONS, POSITIVES
 from relabel.text import pasteable
+
+_ADDRESS = re.compile(r"\s*(\w+:/|hf:)", re.IGNORECASE)
+"""What looks like an address: nobody means a folder by it."""
 
 
 def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str, Any]:
     """Write all derived files of a run into its folder, from its ledger alone. Raises Unfinished."""
     meter = Meter()
+    guard(opened.folder, opened.config.input)
     discard(partial_path(opened.cleaned))
     tally = write_all(opened.outcomes(ledger, meter), opened.derived(), partial=partial)
     report = build_report(opened.config, tally, meter, ledger)
@@ -73,7 +79,10 @@ def report_run(folder: str | Path, labels: LabelsSettings | None = None) -> dict
     if known is None or not tables_up_to_date(opened, known):
         return _exported(opened, None, partial=False)[1]
     with ledger_of(opened.folder, opened.config) as ledger:
-        report = audited(opened, ledger, known | {"fingerprint": fingerprint_of(opened, ledger)})
+        try:
+            report = audited(opened, ledger, known | {"fingerprint": fingerprint_of(opened, ledger)})
+        except InputError:  # the tables are damaged; the ledger is not
+            return _exported(opened, None, partial=False)[1]
     write_pages(opened, report)
     if labels is not None:
         write_config(opened)
@@ -128,11 +137,14 @@ def _export(
         return opened.cleaned, report
     if not str(to):
         raise ConfigError("--to: is empty, expected a file, a folder, or hf://owner/name")
+    given = str(to)
+    if given.isprintable() is False or (_ADDRESS.match(given) and not given.startswith("hf://")):
+        raise ConfigError(f"--to {given!r}: expected a file, a folder, or hf://owner/name")
     with ledger_of(opened.folder, opened.config) as ledger:
-        if str(to).startswith("hf://"):
-            return _export_to_hub(opened, ledger, place_of(str(to)), partial, say)
-        place = Path(to)
-        as_folder = not place.suffix or place.is_dir() or str(to).endswith("/")
+        if given.startswith("hf://"):
+            return _export_to_hub(opened, ledger, place_of(given), partial, say)
+        place = Path(given)
+        as_folder = not place.suffix or place.is_dir() or given.endswith("/")
         return (_export_folder if as_folder else _export_file)(opened, ledger, place, partial)
 
 
@@ -141,7 +153,7 @@ def _export_to_hub(
 ) -> tuple[str, dict[str, Any]]:
     """The cleaned set with its decisions, report and card. What names this machine or its servers stays here."""
     with tempfile.TemporaryDirectory(prefix="relabel-") as scratch:
-        elsewhere = _moved(opened, Path(scratch))
+        elsewhere = replace(_moved(opened, Path(scratch)), public=True)
         report = derive(elsewhere, ledger, partial=partial)
         write_pages(elsewhere, public(report), str(place.repo_id))
         shown = [elsewhere.cleaned, *(elsewhere.folder / name for name in (DECISIONS, POSITIVES, REPORT, *PAGES))]
@@ -176,15 +188,17 @@ def _export_file(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> 
     sources = filter(None, (opened.config.input.path, opened.config.input.run))
     if any(is_within(place, Path(source)) for source in sources):
         raise ConfigError(f"{place}: is the run's own source; export to another place")
+    if place.parent.resolve() == opened.folder.resolve():
+        raise ConfigError(f"{place}: lies among the run's own files; export to another folder")
     if not place.name.endswith((*FILES, opened.source.suffix)):
         known = ", ".join(dict.fromkeys([opened.source.suffix, ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]))
         raise ConfigError(f"{place}: unknown suffix; expected one of {known}")
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".relabel-", dir=place.parent) as scratch:
-        elsewhere = replace(_moved(opened, Path(scratch)), named=place.name)
+        elsewhere = replace(_moved(opened, Path(scratch)), named=f"cleaned-{place.name}")
         report = derive(elsewhere, ledger, partial=partial)
         discard(place)
         elsewhere.cleaned.replace(place)
-        beside = place.with_name(f"{place.name.split('.')[0]}.{CARD}")
-        beside.write_text(card(report, opened.config, place, alone=True), encoding="utf-8")
+        described = card(report, opened.config, place, alone=True)
+        write_whole(place.with_name(f"{place.name}.{CARD}"), described.encode())
     return place, report

@@ -20,7 +20,7 @@ import yaml
 from relabel import __version__
 from relabel.cascade import Cascade
 from relabel.config import Config, InputSettings, LLMJudgeSettings, OutputSettings, PolicySettings, ScreenSettings
-from relabel.derived import QUARANTINE, Derived, discard, outcomes, partial_path
+from relabel.derived import QUARANTINE, Derived, discard, outcomes, partial_path, without_errors
 from relabel.errors import ConfigError, InputError
 from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
 from relabel.formats.base import file_identity
@@ -30,6 +30,7 @@ from relabel.loading import RECORDED, find_config, load_config, parse, read_yaml
 from relabel.meter import Meter
 from relabel.records import Instance, Outcome, Quarantined
 from relabel.report import CARD, PAGE, REPORT, SUMMARY
+from relabel.report.card import MARK
 from relabel.resources import shipped
 from relabel.tables import DECISIONS, POSITIVES
 from relabel.text import without_credentials
@@ -51,6 +52,8 @@ class Opened:
     cascade: Cascade
     identity: tuple[int, str]
     named: str | None = None
+    public: bool = False
+    """Whether what servers say of their refusals is left out: they name hosts and users."""
 
     @property
     def cleaned(self) -> Path:
@@ -76,6 +79,12 @@ class Opened:
         return (outcome for outcome in found if isinstance(outcome, Outcome))
 
     def _decided(
+        self, records: Iterable[Instance | Quarantined], ledger: Ledger, meter: Meter
+    ) -> Iterator[Outcome | Quarantined]:
+        found = self._told(records, ledger, meter)
+        return map(without_errors, found) if self.public else found
+
+    def _told(
         self, records: Iterable[Instance | Quarantined], ledger: Ledger, meter: Meter
     ) -> Iterator[Outcome | Quarantined]:
         return outcomes(
@@ -216,6 +225,9 @@ def guard(folder: Path, given: InputSettings) -> None:
     if ours and not is_run:
         names = ", ".join(sorted(path.name for path in ours))
         raise ConfigError(f"{folder}: holds {names}, which no run wrote; name another folder, or move them away")
+    described = folder / CARD
+    if described.is_file() and MARK not in described.read_text(encoding="utf-8", errors="replace"):
+        raise ConfigError(f"{described}: was not written by relabel, and would be replaced by the card; move it away")
 
 
 def discard_derived(folder: Path, *, but: Collection[Path] = ()) -> None:
@@ -233,8 +245,11 @@ def size_of(path: Path) -> int:
 
 def up_to_date(opened: Opened, known: dict[str, Any]) -> bool:
     """Whether all that is derived is there, complete, and derived from what the fingerprint names."""
-    pages = all((opened.folder / name).is_file() for name in PAGES)
-    return pages and known.get("fingerprint") == fingerprint_of(opened) and _complete(opened, known)
+    paths = [opened.folder / name for name in PAGES]
+    pages = {path.name: size_of(path) for path in paths if path.is_file()}
+    return (
+        pages == known.get("pages") and known.get("fingerprint") == fingerprint_of(opened) and _complete(opened, known)
+    )
 
 
 def tables_up_to_date(opened: Opened, known: dict[str, Any]) -> bool:

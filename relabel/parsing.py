@@ -37,6 +37,10 @@ _SHOWN = 200
 """Letters of a faulty reply that an abstention quotes."""
 
 
+REFUSED = "refused"
+"""The reason where a server would not answer the request; what was found is what it said."""
+
+
 @dataclass(frozen=True, slots=True)
 class Abstained:
     """Why a reply gives no verdict: a `reason` that can be counted, and what was found."""
@@ -63,7 +67,7 @@ class Opinion:
 def unusable(reply: Reply) -> Abstained | None:
     """Why a reply cannot be parsed at all: refused, cut off, filtered, or empty."""
     if reply.status == "refused":
-        return Abstained("refused", reply.error or "")
+        return Abstained(REFUSED, reply.error or "")
     finish = (reply.finish_reason or "stop").lower()
     finish = _FINISHES.get(finish, finish)
     if finish in ("length", "content_filter", "abort", "error", "tool_calls", "function_call"):

@@ -95,8 +95,11 @@ def print_difference(diff: Mapping[str, Any]) -> None:
                 print(f"            {count:,} from {a} to {b}")
     for what, words in (("found", "calling false negatives"), ("relabelled", "relabelling")):
         for name, apart in (diff["human"] or {}).get(what, {}).get("difference", {}).items():
+            if apart["difference"] is None:
+                continue
             a, b = (diff["human"][what][side][name] for side in "ab")
-            apart_by = f"{apart['difference']:+.3f} {_interval(apart['difference_95'])}, p {apart['p']:.4f}"
+            between = _interval(apart["difference_95"]) if apart["difference_95"] else "of one query"
+            apart_by = f"{apart['difference']:+.3f} {between}, p {apart['p']:.4f}"
             print(f"people      {words}: {name} {a:.3f} in A, {b:.3f} in B: {apart_by}")
     for name, words in (("usd", "in all"), ("usd_per_1000", "for 1,000 candidates")):
         cost = diff["cost"][name]

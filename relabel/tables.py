@@ -49,7 +49,7 @@ class _Table:
         without_pandas()
         self._schema = pa.schema([(name, pa.type_for_alias(_TYPES.get(name, "string"))) for name in names])
         self.columns: dict[str, list[Any]] = {name: [] for name in names}
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(path.absolute(), self._schema, compression="zstd")
 
     def fill(self, finals: Sequence[Verdict | None]) -> None:
         """Append what the final verdict of each row says."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from relabel.differences import difference, write_difference
-from relabel.errors import InputError, Unfinished
+from relabel.differences import check_place, difference, write_difference
+from relabel.errors import ConfigError, InputError, Unfinished
 from relabel.export import export_run
 from relabel.formats import open_sink, open_source
 from relabel.loading import load_config
@@ -187,3 +187,26 @@ def test_another_order_of_the_tiers_is_a_difference(source: Path, tmp_path: Path
         run(config(source, cascade=tiers, policy={"drop": ["duplicate"]}), output=tmp_path / name, say=lambda _: None)
     settings = difference(tmp_path / "a", tmp_path / "b")["settings"]
     assert [row["setting"] for row in settings] == ["tiers"]
+
+
+class TestWhereThePageGoes:
+    def test_what_no_diff_wrote_is_not_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "package.json").write_text("{}")
+        with pytest.raises(ConfigError, match=r"package\.json was not written by `relabel diff`"):
+            check_place(tmp_path / "package.html")
+        (tmp_path / "index.html").write_text("mine")
+        with pytest.raises(ConfigError, match="is there already"):
+            check_place(tmp_path / "index.html")
+        with pytest.raises(ConfigError, match=r"ends in \.html"):
+            check_place(tmp_path / "page.txt")
+
+    def test_a_runs_report_is_not_replaced(self, source: Path, tmp_path: Path) -> None:
+        folder = judged(source, tmp_path / "a", 1.0)
+        with pytest.raises(ConfigError, match=r"report\.json was not written by `relabel diff`"):
+            check_place(folder / "report.html")
+
+    def test_an_earlier_diff_is(self, source: Path, tmp_path: Path) -> None:
+        folder = judged(source, tmp_path / "a", 1.0)
+        for _ in range(2):
+            check_place(tmp_path / "diff.html")
+            write_difference(difference(folder, folder), tmp_path / "diff.html")

@@ -60,7 +60,7 @@ class ParquetSink:
         import pyarrow.parquet as pq
 
         self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._writer = pq.ParquetWriter(path.absolute(), schema, compression="zstd")
         self._records: list[Record] = []
 
     def write(self, row: Row) -> None:

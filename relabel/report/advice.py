@@ -7,7 +7,7 @@ from typing import Any
 
 from relabel.costs import Prices
 from relabel.records import Usage
-from relabel.report.facts import TierFacts
+from relabel.report.facts import LISTWISE, TierFacts
 
 _FEW, _FEW_QUERIES = 30, 10
 """Instances, or candidates that people have labelled, below which a share says little; and their queries."""
@@ -36,7 +36,7 @@ def costs(facts: Sequence[TierFacts], report: Mapping[str, Any], prices: Prices)
         "tiers": tiers,
         "usd": _rounded(total),
         "usd_per_1000": _rounded(1000 * total / judged) if judged and total is not None else None,
-        "strong_only": _strong_only(tiers, judged, total),
+        "strong_only": _strong_only(tiers, judged, total) if _comparable(facts) else None,
     }
 
 
@@ -54,6 +54,14 @@ def _tier_cost(one: TierFacts, tier: Mapping[str, Any], prices: Prices) -> dict[
         "usd": _rounded(usd),
         "usd_per_1000": _rounded(1000 * usd / candidates) if candidates and usd is not None else None,
     }
+
+
+def _comparable(facts: Sequence[TierFacts]) -> bool:
+    """Whether what the last judge took for a candidate is what it would take for any: not where it sees several in a
+    prompt, and was shown some of each list only.
+    """
+    last = next((place for place, one in reversed(list(enumerate(facts))) if one.asks_a_model), 0)
+    return facts[last].asks != LISTWISE or not any(one.selects for one in facts[:last])
 
 
 def _strong_only(tiers: Sequence[Mapping[str, Any]], judged: int, usd: float | None) -> dict[str, Any] | None:
@@ -108,7 +116,7 @@ def _advice(row: Mapping[str, Any]) -> str:
     return "use it cleaned"
 
 
-def checks(report: Mapping[str, Any]) -> list[dict[str, str]]:
+def checks(facts: Sequence[TierFacts], report: Mapping[str, Any]) -> list[dict[str, str]]:
     """Whether the run can be trusted, point by point: `status` is ok, look (at it), or unknown."""
     return [
         {"check": name, "status": status, "says": says}
@@ -116,7 +124,7 @@ def checks(report: Mapping[str, Any]) -> list[dict[str, str]]:
             _complete(report),
             _decided(report),
             _usable(report),
-            *_judges(report),
+            *_judges(facts, report),
             _people(report),
             *_calibrations(report),
             _circumstances(report),
@@ -157,21 +165,29 @@ def _usable(report: Mapping[str, Any]) -> _Check:
     return "records usable", status, f"{refused:,} of {instances['in']:,} records are quarantined"
 
 
-def _judges(report: Mapping[str, Any]) -> Iterator[_Check]:
-    models = {one["tier"] for one in report["cost"]["tiers"]}
+def _judges(facts: Sequence[TierFacts], report: Mapping[str, Any]) -> Iterator[_Check]:
+    """Judges that ask a model, two by two. Where the labels of a tier between have chosen what the second sees, kappa
+    says little: what it upheld does.
+    """
+    places = {one.name: place for place, one in enumerate(facts) if one.asks_a_model}
     for pair in report["agreement"]:
-        if not models.issuperset(pair["tiers"]):
+        if not places.keys() >= set(pair["tiers"]):
             continue
         both = " and ".join(pair["tiers"])
-        if pair["kappa"] is not None:
-            low, high = pair["kappa_95"] or (-1, 1)
-            kappa = f"Cohen's kappa {pair['kappa']:.2f} [{low:.2f}, {high:.2f}]"
-            says = f"{both}: {kappa} on {pair['candidates']:,} candidates"
+        first, second = (places[tier] for tier in pair["tiers"])
+        if pair["kappa"] is not None and not any(one.selects for one in facts[first:second]):
+            says = f"{both}: {_kappa(pair)} on {pair['candidates']:,} candidates"
             yield "judges agree", "ok" if pair["kappa"] >= _ALIKE else "look", says
         elif (upheld := pair["upheld"]) is not None:
-            says = f"{both}: no kappa, as one gave one label only to what both judged; of {upheld['candidates']:,} that"
-            says += f" the first flagged the second upheld {upheld['upheld']:,}"
-            yield "judges agree", "unknown", says
+            says = f"{both}: of {upheld['candidates']:,} candidates that the first flagged, the second upheld"
+            yield "judges agree", "unknown", f"{says} {upheld['upheld']:,} ({upheld['upheld_share']:.0%})"
+
+
+def _kappa(row: Mapping[str, Any]) -> str:
+    if row["kappa"] is None:
+        return "no kappa (all is one)"
+    low, high = row["kappa_95"] or (-1, 1)
+    return f"Cohen's kappa {row['kappa']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _people(report: Mapping[str, Any]) -> _Check:
@@ -187,15 +203,14 @@ def _people(report: Mapping[str, Any]) -> _Check:
     if row["candidates"] < _FEW or human["queries"] < _FEW_QUERIES:
         where = f"{row['candidates']:,} candidates of {human['queries']:,} queries"
         return name, "unknown", f"only {where} have labels: too few to say{note}"
-    low, high = row["kappa_95"]
-    says = f"Cohen's kappa {row['kappa']:.2f} [{low:.2f}, {high:.2f}] with people on {row['candidates']:,} candidates"
+    says = f"{_kappa(row)} with people on {row['candidates']:,} candidates"
     moved = human["actions"].get("relabel")
     right = True
     if moved is not None:
         low, high = moved["relevant_95"]
         says += f"; they call {moved['relevant_share']:.0%} [{low:.0%}, {high:.0%}] of the relabelled relevant"
         right = moved["relevant_share"] >= _RIGHT
-    return name, "ok" if row["kappa"] >= _ALIKE and right and not strays else "look", says + note
+    return name, "ok" if (row["kappa"] or 0) >= _ALIKE and right and not strays else "look", says + note
 
 
 def _calibrations(report: Mapping[str, Any]) -> Iterator[_Check]:

@@ -12,6 +12,9 @@ import yaml
 from relabel.config import Config
 from relabel.report.pages import markdown
 
+MARK = "<!-- Written by relabel"
+"""What every card holds: a README.md without it is somebody's own."""
+
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 _ONE_ROW = ("tevatron", "flagembedding", "sentence-transformers:labeled-list", "sentence-transformers:n-tuple")
 """Formats with a row for each instance, more or less: of others the number of rows is not known."""
@@ -22,11 +25,7 @@ def card(report: Mapping[str, Any], config: Config, cleaned: Path, *, alone: boo
 
     `alone` says that nothing but the set lies beside it.
     """
-    recipe = {
-        name: value
-        for name, value in config.model_dump(mode="json", exclude_defaults=True).items()
-        if name in ("cascade", "criteria", "policy")
-    }
+    recipe = recipe_of(config)
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)
     return markdown(
         "card.md",
@@ -39,7 +38,23 @@ def card(report: Mapping[str, Any], config: Config, cleaned: Path, *, alone: boo
         recipe=text,
         fence="`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))]),
         title=title_of(report, config),
+        mark=f"{MARK}; written anew with every report. -->",
     )
+
+
+def recipe_of(config: Config) -> dict[str, Any]:
+    """The settings that made the set, as in a config, without what only this machine knows: of files the names alone,
+    and none of what servers are told beside (`extra_body`).
+    """
+    chosen = config.model_dump(mode="json", include={"cascade", "criteria", "policy"}, exclude_defaults=True)
+    for tier in chosen["cascade"]:
+        tier["judge"].pop("extra_body", None)
+        tier["judge"].pop("cache", None)
+        for name in ("prompt", "calibration", "model"):
+            value = tier["judge"].get(name, "")
+            if name != "model" or Path(value).is_absolute():
+                tier["judge"] |= {name: Path(value).name} if value else {}
+    return chosen
 
 
 def title_of(report: Mapping[str, Any], config: Config) -> str:

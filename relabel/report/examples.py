@@ -6,6 +6,7 @@ drawn at random; both are spread over the subsets, with one candidate of a query
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,11 +110,13 @@ def described(
 
 
 def is_of(query_id: str, read: str) -> bool:
-    """Whether an instance that was read without those before it is that of a row: then it may lack the `-2` behind a
-    repeated id.
+    """Whether an instance that was read without those before it is that of a row: then the number behind a repeated id
+    may be another, or missing.
     """
-    head, _, number = query_id.rpartition("-")
-    return query_id == read or (number.isdecimal() and head == read)
+    return _REPEAT.sub("", query_id) == _REPEAT.sub("", read)
+
+
+_REPEAT = re.compile(r"-\d+$")
 
 
 def _described(one: Chosen, outcome: Outcome, reply: Callable[[str], Reply | None]) -> dict[str, Any]:
@@ -194,7 +197,7 @@ def _verdict(verdict: Verdict, reply: Reply | None) -> dict[str, Any]:
         "votes": dict(verdict.votes) if verdict.votes else None,
         "evidence": _cut(verdict.evidence) if verdict.evidence else None,
         "found": _cut(verdict.found) if verdict.found else None,
-        "reply": _cut(reply.text or reply.error or "") if reply else None,
+        "reply": _cut(reply.text) if reply and reply.text else None,
         "reasoning": _cut(reply.reasoning) if reply and reply.reasoning else None,
     }
 

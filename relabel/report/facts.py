@@ -25,6 +25,8 @@ class TierFacts:
     asks: str
     labels: Sequence[str]
     flags: frozenset[str]
+    selects: bool = False
+    """Whether its labels decide which candidates, and not which whole instances, go on."""
 
     @property
     def asks_a_model(self) -> bool:
@@ -42,6 +44,7 @@ def facts_of(config: Config, cascade: Cascade) -> list[TierFacts]:
             _asks(tier, cascade),
             judged.judge.labels,
             _flags(tier, judged.judge.labels, config.policy),
+            _selects(tier, judged.judge.labels),
         )
         for tier, judged in zip(config.cascade, cascade.tiers, strict=True)
     ]
@@ -68,6 +71,11 @@ def _flags(tier: TierSettings, labels: Sequence[str], policy: PolicySettings) ->
     if acting:
         return acting
     return frozenset(passed_on if passed_on and passed_on != set(labels) else labels[1:])
+
+
+def _selects(tier: TierSettings, labels: Sequence[str]) -> bool:
+    passes = tier.escalate
+    return passes is not None and passes.scope == "candidate" and not set(labels) <= set(passes.labels)
 
 
 def _asks(tier: TierSettings, cascade: Cascade) -> str:

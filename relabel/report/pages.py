@@ -23,24 +23,45 @@ REPORT, PAGE, SUMMARY, CARD = "report.json", "report.html", "report.md", "README
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(folder: Path, report: Mapping[str, Any], title: str) -> None:
-    """Write report.html and report.md, then report.json: where the latter is, all the rest is."""
-    page = html("report.html", report=report, title=title, plots=plots(report))
-    (folder / PAGE).write_text(page, encoding="utf-8")
-    (folder / SUMMARY).write_text(markdown("report.md", report=report, title=title), encoding="utf-8")
-    write_json(folder / REPORT, report)
+def write_report(folder: Path, report: Mapping[str, Any], title: str, card: str) -> None:
+    """Write the pages, then report.json with their sizes: where the latter is, all the rest is, and whole."""
+    texts = {
+        PAGE: html("report.html", report=report, title=title, plots=plots(report)),
+        SUMMARY: markdown("report.md", report=report, title=title),
+        CARD: card,
+    }
+    for name, text in texts.items():
+        write_whole(folder / name, text.encode())
+    write_json(folder / REPORT, {**report, "pages": {name: len(text.encode()) for name, text in texts.items()}})
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a report with a digest, by which `read_report` knows that it is as it was written."""
+    """Write a report with a digest, by which `read_json` knows that it is as it was written."""
     signed = {**report, "digest": _digest(report)}
-    path.write_bytes(orjson.dumps(signed, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    write_whole(path, orjson.dumps(signed, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under another name, and put it in place once it is whole."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as fault:
+        partial.unlink(missing_ok=True)
+        raise OSError(fault.errno, fault.strerror, str(path)) from None
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
     """The report of a run, or None if there is none, or it is not as it was written."""
+    found = read_json(folder / REPORT)
+    return found if found is not None and "fingerprint" in found else None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` has written, or None if that is not there."""
     try:
-        found = orjson.loads((folder / REPORT).read_bytes())
+        found = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
     if not isinstance(found, dict):
@@ -107,6 +128,8 @@ def usd(value: float | None) -> str:
     if value is None:
         return "unpriced"
     sign, amount = "-" if value < 0 else "", abs(value)
+    if 0 < amount < 0.0001:
+        return f"{sign}$0.0001 or less"
     return f"{sign}${amount:,.2f}" if amount >= 1 or not amount else f"{sign}${amount:.4f}"
 
 
@@ -129,7 +152,7 @@ are part of how many languages are written.
 def plain(text: object) -> str:
     """Text in one line of Markdown, where none of its characters means anything."""
     line = " ".join("".join(f"\\u{ord(c):04x}" if _hidden(c) else c for c in str(text)).split())
-    return re.sub(r"[\\`*_\[\]<>|~&@]|:(?=//)|(?<=www)\.", r"\\\g<0>", line)
+    return re.sub(r"[\\`*_\[\]<>|~&@$]|:(?=//)|(?<=www)\.", r"\\\g<0>", line)
 
 
 def cell(text: object) -> str:

@@ -55,7 +55,7 @@ def plots(report: Mapping[str, Any]) -> dict[str, str]:
     """All plots of a report by name; those for which it has nothing to show are left out."""
     found: dict[str, str] = {}
     changes = report["changes"]["subsets"]
-    judged = {name or "(none)": one for name, one in changes.items() if one["candidates"]}
+    judged = {name: one for name, one in changes.items() if one["candidates"]}
     if len(judged) > 1:
         found["subsets"] = _draw("subsets", partial(_intervals, judged), 0.6 + 0.24 * len(judged))
     if sum(1 for one in report["by_position"] if one["candidates"]) > 1:
@@ -78,7 +78,7 @@ def _intervals(rows: Mapping[str, Mapping[str, Any]], axes: Any) -> None:
         low, high = (100 * end for end in row["false_negatives_95"])
         axes.plot([low, high], [place, place], color=_COLOURS["accent"], linewidth=2, solid_capstyle="round")
         axes.plot([100 * row["false_negatives_share"]], [place], "o", color=_COLOURS["accent"], markersize=5)
-    axes.set_yticks(range(len(ordered)), [_named(name) for name, _ in ordered])
+    axes.set_yticks(range(len(ordered)), [_named(name or "(none)") for name, _ in ordered])
     axes.set_ylim(-0.7, len(ordered) - 0.3)
     axes.set_xlim(left=0)
     axes.set_xlabel("false negatives, % of candidates", loc="right")
@@ -98,7 +98,7 @@ def _scores(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
     _rate(axes, places, rows)
     step = max(len(rows) // 4, 1)
     axes.set_xticks(places[::step], [f"{row['from']:.4g}" for row in rows[::step]])
-    axes.set_xlabel("score of the mining, in parts of like size (their least)")
+    axes.set_xlabel("score of the mining from, in parts of like size")
     axes.set_ylabel("false negatives, %")
 
 
@@ -176,10 +176,16 @@ def _for_the_page(svg: str, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     prefix = re.sub(r"\W", "-", name)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    for colour, stand_in in _COLOURS.items():
-        svg = svg.replace(stand_in, f"var(--plot-{colour})")
+    svg = re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], prefix), svg)
     return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" class="plot" ', 1)
+
+
+def _tag(tag: str, prefix: str) -> str:
+    """A tag with the page's colours, and with ids of its plot's own."""
+    tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", tag)
+    for colour, stand_in in _COLOURS.items():
+        tag = tag.replace(stand_in, f"var(--plot-{colour})")
+    return tag
 
 
 def _named(name: str) -> str:

@@ -121,7 +121,7 @@ class TestNothingThatDataBringsIn:
 
     def test_hides_in_the_title_of_the_window(self, browser: Browser, made: Made) -> None:
         with opened(browser, made.page("attacked")) as page:
-            assert page.title().startswith("<img src=x onerror=window.hacked=1> \\u202egnp\\u202c \\u001b[31m")
+            assert page.title().startswith("Audit of <img src=x onerror=window.hacked=1> \\u202egnp\\u202c \\u001b[31m")
 
 
 class TestAnInjectedScript:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
 
+from relabel.config import Config, LabelsSettings
 from relabel.errors import ConfigError, RunStopped
-from relabel.export import export_run
+from relabel.export import export_run, report_run
 from relabel.loading import load_config
 from relabel.report.card import size_of
+from relabel.resources import shipped
 from relabel.runs import run
-from relabel.testing import FakeHub
-from tests.conftest import tevatron
+from relabel.testing import Answer, FakeHub, ReplyServer, rlhn_reply
+from tests.conftest import config, settings, tevatron
 
 
 @pytest.fixture
@@ -64,7 +68,8 @@ def test_whoever_loads_the_folder_gets_the_cleaned_set_and_nothing_else(folder: 
 def test_it_says_what_was_done_and_how_to_do_it_again(folder: Path) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
     report = json.loads((folder / "report.json").read_bytes())
-    assert f"{report['candidates']['in']} mined negatives of 5 instances" in text
+    judged = report["changes"]["all"]["candidates"]
+    assert f"{report['candidates']['in']} mined negatives in 5 records, {judged} were judged" in text
     assert report["source"]["sha256"] in text
     recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     again = load_config("quickstart")
@@ -76,7 +81,7 @@ def test_one_file_has_its_card_beside_it(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "README.md").write_text("Mine.")
     export_run(folder, to=tmp_path / "data" / "train.jsonl")
-    card = metadata(tmp_path / "data" / "train.README.md")
+    card = metadata(tmp_path / "data" / "train.jsonl.README.md")
     assert card["configs"][0]["data_files"][0]["path"] == "train.jsonl"
     assert (tmp_path / "data" / "README.md").read_text() == "Mine."
 
@@ -121,3 +126,126 @@ class TestToTheHub:
         with pytest.raises((ConfigError, RunStopped), match="me/cleaned"):
             export_run(folder, to="hf://me/cleaned", say=lambda _: None)
         assert hub.commits == []
+
+
+class TestWhatStaysHere:
+    @pytest.fixture
+    def told(self, tmp_path: Path) -> Path:
+        """A run with a prompt of one's own, before a server that refuses and says where it lives."""
+        prompt = tmp_path / "SECRETHOME" / "mine.md"
+        prompt.parent.mkdir()
+        prompt.write_text((shipped("prompts") / "rlhn.md").read_text(encoding="utf-8"), encoding="utf-8")
+        source = tmp_path / "train.jsonl"
+        source.write_text("".join(json.dumps(tevatron(n)) + "\n" for n in range(3)), encoding="utf-8")
+
+        def refuse(body: dict[str, Any]) -> Answer:
+            error = {"error": {"code": "content_filter", "message": "see https://SECRETHOST:8443 /home/alice"}}
+            return Answer(status=400, body=error)
+
+        with ReplyServer(refuse) as server:
+            given = settings(source, server.url, budget={"abstained": None})
+            for tier in given["cascade"]:
+                tier["judge"] |= {"prompt": str(prompt), "extra_body": {"user": "SECRETUSER"}}
+            run(Config.model_validate(given), output=tmp_path / "run", say=lambda _: None)
+        return tmp_path / "run"
+
+    @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+    def test_neither_paths_nor_what_servers_say_are_pushed(self, told: Path, hub: FakeHub) -> None:
+        assert "SECRETHOST" in (told / "report.html").read_text(encoding="utf-8")
+        export_run(told, to="hf://me/cleaned", say=lambda _: None)
+        for name, content in hub.files["me/cleaned"]["main"].items():
+            if name.endswith(".parquet"):
+                content = repr(pq.read_table(io.BytesIO(content)).to_pylist()).encode()
+            for secret in (b"SECRETHOME", b"SECRETHOST", b"SECRETUSER", b"alice"):
+                assert secret not in content, (name, secret)
+
+    def test_the_card_names_the_prompt_without_its_folder(self, told: Path) -> None:
+        text = (told / "README.md").read_text(encoding="utf-8")
+        assert "prompt: mine.md" in text
+        assert "SECRET" not in text
+
+
+def test_people_are_remembered_wherever_the_set_goes(folder: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.jsonl"
+    rows = [
+        {"query_id": f"q{n}", "docid": f"q{n}-n{k}", "grade": int((n, k) == (1, 2))}
+        for n in range(1, 6)
+        for k in (1, 2, 3)
+    ]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    first = report_run(folder, LabelsSettings(path=str(labels), relevant=1))
+    assert first["human"]["actions"]["drop"]["relevant"] == 1
+    assert report_run(folder)["human"] == first["human"]
+    _, exported = export_run(folder, to=tmp_path / "out/")
+    assert exported["human"] == first["human"]
+    assert "against people's labels on 15 candidates" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_reviews_go_along_with_an_export(folder: Path, tmp_path: Path) -> None:
+    (folder / "reviews.jsonl").write_text('{"query_id": "q1", "docid": "q1-n2", "relevant": true}\n')
+    _, exported = export_run(folder, to=tmp_path / "out/")
+    assert exported["human"]["matched"] == 1
+    assert report_run(tmp_path / "out")["human"]["matched"] == 1
+
+
+def test_a_partial_set_says_so_first(tmp_path: Path) -> None:
+    source = tmp_path / "train.jsonl"
+    source.write_text("".join(json.dumps(tevatron(n)) + "\n" for n in range(3)), encoding="utf-8")
+    with ReplyServer(lambda body: rlhn_reply()) as server:
+        stopped = run(config(source, server.url, budget={"requests": 1}), output=tmp_path / "run", say=lambda _: None)
+    assert stopped.report is None
+    _, report = export_run(tmp_path / "run", partial=True)
+    assert report["changes"]["all"]["candidates"] == 3
+    text = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert text.index("**Incomplete:** 6 of 9 candidates") < text.index("A training set for")
+
+
+class TestWhatIsNotOverwritten:
+    def test_a_set_may_be_called_like_one_of_our_own_files(self, folder: Path, tmp_path: Path) -> None:
+        for name in ("quarantine.jsonl", "reviews.jsonl", "decisions.parquet"):
+            export_run(folder, to=tmp_path / "out" / name)
+            assert len(datasets.Dataset.from_list(read(tmp_path / "out" / name))) == 5
+
+    def test_the_runs_own_files_stay(self, folder: Path) -> None:
+        with pytest.raises(ConfigError, match="among the run's own files"):
+            export_run(folder, to=folder / "log.jsonl")
+
+    def test_a_readme_of_ones_own_stays(self, folder: Path) -> None:
+        (folder / "README.md").write_text("My notes.")
+        with pytest.raises(ConfigError, match="was not written by relabel"):
+            export_run(folder)
+        assert (folder / "README.md").read_text() == "My notes."
+
+    @pytest.mark.parametrize("place", ["https://hub/me/x", "hf:/me/x", "HF://me/x", " hf://me/x", "s3:/x", "a\x1bb"])
+    def test_what_looks_like_an_address_is_refused(self, folder: Path, place: str) -> None:
+        with pytest.raises(ConfigError, match="expected a file, a folder, or hf://"):
+            export_run(folder, to=place)
+
+    def test_a_page_that_was_cut_off_is_written_again(self, folder: Path) -> None:
+        page = folder / "report.html"
+        whole = page.read_bytes()
+        page.write_bytes(whole[:1000])
+        assert not run(folder, say=lambda _: None).unchanged
+        assert page.read_bytes() == whole
+
+    def test_damaged_decisions_are_derived_again(self, folder: Path) -> None:
+        path = folder / "decisions.parquet"
+        whole = path.read_bytes()
+        path.write_bytes(bytes(len(whole)))
+        report_run(folder)
+        assert path.read_bytes() == whole
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return list(pq.read_table(path).to_pylist())
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("{licence: mit}", "did you mean 'license'"), ("{configs: 3}", "unknown key"), ("{self: x}", "self")],
+)
+def test_metadata_that_the_hub_does_not_know_is_refused(given: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config("quickstart", [f"output.card={given}"])
