@@ -21,7 +21,7 @@ from relabel.report import read_report
 from relabel.report.audit import outcomes, square
 from relabel.report.examples import SHOWN, context, is_of, judged
 from relabel.report.pages import html, read_json, write_json, write_whole
-from relabel.report.queries import FOUND, Database
+from relabel.report.queries import NAMED, Database
 from relabel.statistics import agreement, compared, measured
 from relabel.tables import DECISIONS
 from relabel.text import pasteable
@@ -141,7 +141,7 @@ def _settings(sides: Sequence[Side]) -> list[dict[str, str | None]]:
     flat = []
     for side in (one, other):
         judges = {
-            name: tier if name in tiers else " ".join(filter(None, (tier["is"], tier["judge"].get("model"))))
+            name: tier if name in tiers else " ".join(filter(None, (tier["version"], tier["judge"].get("model"))))
             for name, tier in side["cascade"].items()
         }
         flat.append(_flat(side | {"cascade": judges, "tiers": list(judges)}))
@@ -157,7 +157,7 @@ def _chosen(side: Side) -> dict[str, Any]:
     chosen = side.opened.config.model_dump(mode="json", include=names, exclude_defaults=True)
     chosen["cascade"] = {tier.pop("name"): tier for tier in chosen["cascade"]}
     for judge in judges_of(side.opened):
-        chosen["cascade"][judge["tier"]]["is"] = judge["judge"]
+        chosen["cascade"][judge["tier"]]["version"] = judge["judge"]
     return chosen | {"source": side.report["source"]["sha256"]}
 
 
@@ -201,16 +201,14 @@ class _Joined(Database):
         nth = "row_number() OVER (PARTITION BY query_id, docid ORDER BY line, position)" if not same else "1"
         columns = ", ".join(f"{name} AS {name}" for name in ("subset", "query_id", "docid", "line", "position"))
         for name in "ab":
-            self.connection.execute(
-                f"CREATE VIEW {name} AS SELECT {columns}, action, ({FOUND}) AS found, {nth} AS nth FROM all_{name}"
-            )
+            self.ask(f"CREATE VIEW {name} AS SELECT {columns}, action, {NAMED} AS found, {nth} AS nth FROM all_{name}")
         matching = " AND ".join(f"a.{name} = b.{name}" for name in self.by)
-        self.connection.execute(
+        self.ask(
             "CREATE TABLE pairs AS SELECT a.subset, a.query_id, a.docid, a.line AS line_a, a.position AS position_a, "
             "b.line AS line_b, b.position AS position_b, a.action AS a, b.action AS b, a.found AS found_a, "
             f"b.found AS found_b FROM a JOIN b ON {matching}"
         )
-        self.connection.execute(f"CREATE VIEW rows AS SELECT *, {self.cluster('pairs')} AS cluster FROM pairs")
+        self.ask(f"CREATE VIEW rows AS SELECT *, {self.cluster('pairs')} AS cluster FROM pairs")
 
     def counts(self) -> dict[str, Any]:
         """How many are in both, and what became of them: of all, and by subset."""

@@ -90,9 +90,10 @@ def damage(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "touched_share": subset["touched_share"],
             "touched_95": subset["touched_95"],
             "candidates": subset["candidates"],
-            "false_negatives": subset.get("false_negatives", 0),
-            "false_negatives_share": subset.get("false_negatives_share"),
-            "false_negatives_95": subset.get("false_negatives_95", [0.0, 1.0]),
+            "decided": subset["false_negatives_among"],
+            "false_negatives": subset["false_negatives"],
+            "false_negatives_share": subset["false_negatives_share"],
+            "false_negatives_95": subset["false_negatives_95"],
             "suspect_share": suspects.get(name, {}).get("suspect_share"),
             "people": people.get(name),
         }
@@ -103,8 +104,8 @@ def damage(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _advice(row: Mapping[str, Any]) -> str:
     low, high = row["false_negatives_95"]
     people = row["people"]
-    if not row["candidates"]:
-        return "nothing was judged"
+    if not row["decided"]:
+        return "nothing was decided" if row["candidates"] else "nothing was judged"
     if people is not None and people["candidates"] >= _FEW and people["relevant_95"][1] < _RIGHT:
         return "people reject its new positives: do not relabel it"
     if row["instances"] < _FEW:

@@ -11,18 +11,19 @@ import numpy as np
 
 from relabel.calibration import UNSURE
 from relabel.report.facts import TierFacts
-from relabel.report.queries import FOUND, JUDGED, Tables, Trail, band_name, share
+from relabel.report.queries import DECIDED, FOUND, JUDGED, NAMED, Tables, Trail, band_name, share
 from relabel.statistics import Sums, agreement, measured
 
 _ABSTAINED = "abstained"
 _NO_OPINION = (None, UNSURE)
 _SCORE_PARTS = 10
-_CHANGES = {
+_RATE = {"false_negatives": (FOUND, DECIDED)}
+_CHANGES: dict[str, str | tuple[str, str]] = {
     "relabel": "action = 'relabel'",
     "drop": "action = 'drop'",
     "keep": "action = 'keep'",
     "undecided": "rule = 'undecided'",
-    "false_negatives": FOUND,
+    **_RATE,
 }
 
 
@@ -45,9 +46,12 @@ def audit(tables: Tables, facts: Sequence[TierFacts], report: Mapping[str, Any])
 def changes(tables: Tables, report: Mapping[str, Any]) -> dict[str, Any]:
     """Judged candidates by action, and instances touched, of all and of each subset, with intervals over queries.
 
-    `candidates` are those judged: what was left unjudged, or still waits for a reply, says nothing.
+    `candidates` are those judged: what was left unjudged, or still waits for a reply, says nothing. Of these, false
+    negatives are counted among the decided: an abstention is no true negative.
     """
-    nothing = {"candidates": 0} | {k: v for name in _CHANGES for k, v in share(name, Sums(0, 0, 0, 0, 0, 0)).items()}
+    nothing: dict[str, Any] = {"candidates": 0, "false_negatives_among": 0}
+    for name in _CHANGES:
+        nothing |= share(name, Sums(0, 0, 0, 0, 0, 0))
     whole = tables.shares("''", _CHANGES, JUDGED).get("", nothing)
     subsets = tables.shares("subset", _CHANGES, JUDGED)
     counted = report["subsets"]
@@ -99,8 +103,8 @@ def by_half(tables: Tables, facts: Sequence[TierFacts]) -> dict[str, dict[str, A
     }
 
 
-def _flagged(facts: Sequence[TierFacts]) -> dict[str, str | tuple[str, str]]:
-    return {"false_negatives": FOUND} | {f"flagged{n}": (f"f{n}", f"j{n}") for n in range(len(facts))}
+def _flagged(facts: Sequence[TierFacts]) -> dict[str, tuple[str, str]]:
+    return _RATE | {f"flagged{n}": (f"f{n}", f"j{n}") for n in range(len(facts))}
 
 
 def _by_tier(row: dict[str, Any], facts: Sequence[TierFacts]) -> dict[str, Any]:
@@ -125,7 +129,7 @@ def by_score(tables: Tables) -> list[dict[str, Any]]:
         return []
     cases = " ".join(f"WHEN mined_score < {cut!r}::DOUBLE THEN {n}" for n, cut in enumerate(cuts))
     part = f"CASE {cases} ELSE {len(cuts)} END"
-    found = tables.shares(part, {"false_negatives": FOUND}, f"{JUDGED} AND isfinite(mined_score)")
+    found = tables.shares(part, _RATE, f"{JUDGED} AND isfinite(mined_score)")
     asked = (
         f"SELECT {part} AS g, min(mined_score), max(mined_score) FROM decisions WHERE isfinite(mined_score) GROUP BY g"
     )
@@ -255,7 +259,7 @@ def human(tables: Tables, facts: Sequence[TierFacts]) -> dict[str, Any] | None:
     return found | {
         "actions": tables.shares("action", relevant, table="labelled"),
         "subsets": tables.shares("subset", relevant, "action = 'relabel'", "labelled"),
-        "decisions": _against_people(tables, f"{FOUND} OR rule = 'duplicate-of-positive'", "TRUE"),
+        "decisions": _against_people(tables, NAMED, "TRUE"),
         "tiers": {name: row for name, row in tiers.items() if row is not None},
     }
 

@@ -161,8 +161,12 @@ def cell(text: object) -> str:
 
 
 def named(text: str) -> Markup:
-    """A name for a page; an empty one is said to be so."""
-    return visible(text) if text else Markup("(none)")
+    """A name for a page; an empty one is said to be so, and a very long one is cut."""
+    cut = f"{text[:_LONGEST_NAME]}…" if len(text) > _LONGEST_NAME else text
+    return visible(cut) if text else Markup("(none)")
+
+
+_LONGEST_NAME = 160
 
 
 def evidence(passage: Mapping[str, Any]) -> Markup:

@@ -55,13 +55,13 @@ def plots(report: Mapping[str, Any]) -> dict[str, str]:
     """All plots of a report by name; those for which it has nothing to show are left out."""
     found: dict[str, str] = {}
     changes = report["changes"]["subsets"]
-    judged = {name: one for name, one in changes.items() if one["candidates"]}
+    judged = {name: one for name, one in changes.items() if one["false_negatives_among"]}
     if len(judged) > 1:
         found["subsets"] = _draw("subsets", partial(_intervals, judged), 0.6 + 0.24 * len(judged))
-    if sum(1 for one in report["by_position"] if one["candidates"]) > 1:
-        found["positions"] = _draw("positions", partial(_positions, report["by_position"]))
-    if len(report["by_score"]) > 1:
-        found["scores"] = _draw("scores", partial(_scores, report["by_score"]))
+    for name, draw in (("position", _positions), ("score", _scores)):
+        rows = [one for one in report[f"by_{name}"] if one["false_negatives_among"]]
+        if len(rows) > 1:
+            found[f"{name}s"] = _draw(f"{name}s", partial(draw, rows))
     reached = [one for one in report["funnel"] if one["candidates"]]
     if reached:
         found["funnel"] = _draw("funnel", partial(_funnel, reached), 1.1 + 0.42 * len(reached))
@@ -81,7 +81,7 @@ def _intervals(rows: Mapping[str, Mapping[str, Any]], axes: Any) -> None:
     axes.set_yticks(range(len(ordered)), [_named(name or "(none)") for name, _ in ordered])
     axes.set_ylim(-0.7, len(ordered) - 0.3)
     axes.set_xlim(left=0)
-    axes.set_xlabel("false negatives, % of candidates", loc="right")
+    axes.set_xlabel("false negatives, % of those decided", loc="right")
 
 
 def _positions(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:

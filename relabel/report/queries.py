@@ -25,8 +25,14 @@ MEMORY = "400MB"
 FOUND = "rule IN ('false-negative', 'false-negative-removes-instance')"
 """What a judge has found to be a false negative, whatever the policy then does with it."""
 
+NAMED = f"({FOUND} OR rule = 'duplicate-of-positive')"
+"""What the decisions say is relevant: that, and a copy of a positive, however it was found."""
+
 JUDGED = "rule NOT IN ('unjudged', 'unanswered')"
 """What has been decided by what judges said, or by their saying nothing."""
+
+DECIDED = f"{JUDGED} AND rule <> 'undecided'"
+"""What has a verdict."""
 
 _IS_REPEAT = "regexp_full_match(query_id, '[0-9a-f]{32}-[0-9]+')"
 """Whether a query's id is one that relabel made, for the same query once more."""
@@ -187,10 +193,10 @@ class Tables(Database):
         of two or more, with whether they stand in the first half.
         """
         for name, join in (("labelled", "JOIN"), ("told", "LEFT JOIN")):
-            self.connection.execute(
+            self.ask(
                 f"CREATE VIEW {name} AS SELECT rows.*, labels.relevant FROM rows {join} labels USING (query_id, docid)"
             )
-        self.connection.execute(
+        self.ask(
             "CREATE VIEW placed AS SELECT rows.*, 2 * position <= size AS early FROM rows JOIN (SELECT line, query_id, "
             "max(position) AS size FROM decisions GROUP BY ALL HAVING size > 1) USING (line, query_id)"
         )
@@ -202,7 +208,7 @@ class Tables(Database):
         self._trails = {trail: read_trail(trail) for (trail,) in self.ask("SELECT DISTINCT trail FROM decisions")}
         tiers = range(len(self.flags.tiers))
         columns = "".join(f", j{n} BOOLEAN, f{n} BOOLEAN" for n in tiers)
-        self.connection.execute(f"CREATE TABLE trails (trail VARCHAR, number INTEGER, disputes INTEGER{columns})")
+        self.ask(f"CREATE TABLE trails (trail VARCHAR, number INTEGER, disputes INTEGER{columns})")
         self._by_number = [said for _, said in sorted(self._trails.items())]
         rows = []
         for number, (trail, said) in enumerate(sorted(self._trails.items())):
@@ -212,12 +218,12 @@ class Tables(Database):
         if rows:
             self.connection.executemany(f"INSERT INTO trails VALUES ({', '.join('?' * len(rows[0]))})", rows)
         cluster = self.cluster("decisions")
-        self.connection.execute(
+        self.ask(
             f"CREATE VIEW rows AS SELECT d.*, t.* EXCLUDE (trail), {cluster} AS cluster, {_band()} AS band "
             "FROM decisions d JOIN trails t USING (trail)"
         )
         if self.has_positives:
-            self.connection.execute(f"CREATE VIEW positive_rows AS SELECT *, {cluster} AS cluster FROM positives")
+            self.ask(f"CREATE VIEW positive_rows AS SELECT *, {cluster} AS cluster FROM positives")
 
     def trails(self) -> list[Trail]:
         """All candidates, counted by subset, what was said of them and what was decided."""

@@ -53,8 +53,12 @@ def test_every_count_is_that_of_a_loop_over_the_candidates(instances: list[tuple
         if own:
             assert row["false_negatives"] == row["relabel"] == sum(map(found, own))
             assert row["undecided"] == sum(one[-1] is None for one in own)
+        decided = [one for one in own if one[-1] is not None]
+        assert row["false_negatives_among"] == len(decided)
+        if decided:
             low, high = row["false_negatives_95"]
-            assert low <= row["false_negatives"] / len(own) <= high
+            assert low <= row["false_negatives_share"] <= high
+            assert row["false_negatives_share"] == pytest.approx(sum(map(found, own)) / len(decided), abs=1e-6)
     places = Counter(place if place <= 20 else 21 for _, place, _ in every)
     assert {row["positions"]: row["candidates"] for row in result["by_position"]} == {
         band_name(place): count for place, count in places.items()
