@@ -16,14 +16,15 @@ from relabel.report.card import card
 from relabel.report.examples import choose, described
 from relabel.report.facts import facts_of, flags_of
 from relabel.report.queries import Tables
+from relabel.text import public_name
 
 
 def audited(opened: Opened, ledger: Ledger, report: dict[str, Any]) -> dict[str, Any]:
     """The report of a run whose tables are written, with its audit added."""
     facts = facts_of(opened.config, opened.cascade)
-    people = people_of(opened)
+    people, fault = people_of(opened)
     with Tables(opened.folder, flags_of(facts), people) as tables:
-        report |= audit(tables, facts, report)
+        report |= audit(tables, facts, report) | {"people_fault": fault}
         chosen = choose(tables)
     report["cost"] = costs(facts, report, Prices(opened.config.rates))
     report["damage"] = damage(report)
@@ -40,16 +41,16 @@ def write_pages(opened: Opened, report: Mapping[str, Any], title: str = "") -> N
 
 
 def public(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report without what only this machine knows: where the source lies, and which servers answered."""
+    """A report without what only this machine knows: where the source and models lie, and which servers answered."""
     here = Path(report["source"]["path"])
-    circumstances = [{k: v for k, v in one.items() if k != "endpoint"} for one in report["answered_by"]]
-    mixed = {
-        tier: {name: values for name, values in found.items() if name != "endpoint"}
-        for tier, found in report["mixed"].items()
-    }
-    return {
-        **report,
-        "source": {**report["source"], "path": here.name if here.exists() else str(here)},
-        "answered_by": circumstances,
-        "mixed": {tier: found for tier, found in mixed.items() if found},
-    }
+    source = {**report["source"], "path": here.name if here.exists() else str(here)}
+    cleared: dict[str, Any] = _cleared(dict(report))
+    return cleared | {"source": source}
+
+
+def _cleared(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _cleared(one, name) for name, one in value.items() if name != "endpoint"}
+    if isinstance(value, list):
+        return [_cleared(one, key) for one in value]
+    return public_name(value) if key in ("model", "served_model") and isinstance(value, str) else value

@@ -19,7 +19,6 @@ from relabel import __version__
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from relabel.config import LabelsSettings
     from relabel.folder import Opened
     from relabel.ledger import Ledger
 
@@ -209,13 +208,11 @@ def diff(
 ) -> None:
     """Say what two runs decide differently, with both sides' evidence, and what that costs. Sends nothing."""
     from relabel.differences import check_place, difference, write_difference
-    from relabel.labels import read_labels
     from relabel.printing import print_difference
     from relabel.text import printable
 
     check_place(to)
-    given = _labels(labels, relevant)
-    found = difference(run_a, run_b, read_labels(given.path, given.relevant) if given else None)
+    found = difference(run_a, run_b, _labels(labels, relevant))
     write_difference(found, to)
     print_difference(found)
     print(printable(f"page        {to}"))
@@ -345,16 +342,13 @@ def _need(library: str, module: str, extra: str) -> None:
         raise ConfigError(f"{library} is not installed: pip install 'relabel[{extra}]'")
 
 
-def _labels(labels: str | None, relevant: float | None) -> LabelsSettings | None:
-    from relabel.config import LabelsSettings
+def _labels(labels: str | None, relevant: float | None) -> dict[tuple[str, str], bool] | None:
     from relabel.errors import ConfigError
-    from relabel.loading import parse
+    from relabel.labels import read_labels
 
     if (labels is None) != (relevant is None):
         raise ConfigError("--labels and --relevant: expected both, a file and the least grade of a relevant passage")
-    if labels is None or relevant is None:
-        return None
-    return parse(LabelsSettings, {"path": str(Path(labels).absolute()), "relevant": relevant}, "--labels")
+    return None if labels is None or relevant is None else read_labels(labels, relevant)
 
 
 def _retry(given: str | None) -> Any:

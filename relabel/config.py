@@ -297,6 +297,13 @@ class LedgerSettings(Settings):
     read: list[str] = []
 
 
+def _listed(given: Any) -> Any:
+    return [given] if isinstance(given, str) else given
+
+
+Words = Annotated[list[str], BeforeValidator(_listed)]
+
+
 class CardSettings(Settings):
     """Metadata of the dataset card that only its publisher knows, in the words of the Hugging Face hub."""
 
@@ -305,13 +312,13 @@ class CardSettings(Settings):
     license_name: str | None = None
     license_link: str | None = None
     language: str | list[str] | None = None
-    multilinguality: list[str] | None = None
-    source_datasets: list[str] | None = None
-    task_categories: list[str] | None = None
-    task_ids: list[str] | None = None
-    tags: list[str] | None = None
-    annotations_creators: list[str] | None = None
-    language_creators: list[str] | None = None
+    multilinguality: Words | None = None
+    source_datasets: Words | None = None
+    task_categories: Words | None = None
+    task_ids: Words | None = None
+    tags: Words | None = None
+    annotations_creators: Words | None = None
+    language_creators: Words | None = None
     paperswithcode_id: str | None = None
     viewer: bool | None = None
     extra_gated_prompt: str | None = None
@@ -323,13 +330,6 @@ class OutputSettings(Settings):
     dir: str | None = None
     format: str = "same"
     card: CardSettings = CardSettings()
-
-
-class LabelsSettings(Settings):
-    """What people say of candidates: rows of `query_id, docid, grade`, and the least grade of a relevant one."""
-
-    path: str
-    relevant: float
 
 
 class Config(Settings):
@@ -344,7 +344,6 @@ class Config(Settings):
     budget: BudgetSettings = BudgetSettings()
     ledger: LedgerSettings = LedgerSettings()
     output: OutputSettings = OutputSettings()
-    labels: LabelsSettings | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:

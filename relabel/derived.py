@@ -25,6 +25,7 @@ from relabel.records import Call, Case, Instance, Outcome, Quarantined, Reply, V
 from relabel.report.pages import REPORT
 from relabel.tables import DECISIONS, POSITIVES, DecisionsWriter, PositivesWriter
 from relabel.tally import Tally
+from relabel.text import public_name
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -50,17 +51,22 @@ def outcomes(
             yield decide(policy, _judged(cascade, record, ledger, meter), needs_negatives)
 
 
-def without_errors(record: Outcome | Quarantined) -> Outcome | Quarantined:
-    """The record without what servers said of requests that they refused."""
+def for_others(record: Outcome | Quarantined) -> Outcome | Quarantined:
+    """The record without what only this machine knows: what servers said of requests that they refused, and where
+    models lie.
+    """
     if isinstance(record, Quarantined):
         return record
-    plain = {id(one): replace(one, verdicts=_silent(one.verdicts)) for one in record.decisions}
+    plain = {id(one): replace(one, verdicts=_for_others(one.verdicts)) for one in record.decisions}
     decisions = tuple(plain[id(one)] for one in record.decisions)
-    return replace(record, decisions=decisions, positives=tuple(map(_silent, record.positives)))
+    return replace(record, decisions=decisions, positives=tuple(map(_for_others, record.positives)))
 
 
-def _silent(verdicts: Verdicts) -> Verdicts:
-    return tuple(replace(one, found=None) if one.abstained == REFUSED else one for one in verdicts)
+def _for_others(verdicts: Verdicts) -> Verdicts:
+    return tuple(
+        replace(one, found=None if one.abstained == REFUSED else one.found, model=one.model and public_name(one.model))
+        for one in verdicts
+    )
 
 
 def _judged(cascade: Cascade, instance: Instance, ledger: Ledger, meter: Meter) -> Case:

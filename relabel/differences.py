@@ -56,7 +56,7 @@ class Changed:
 def difference(one: str | Path, other: str | Path, labels: Mapping[Name, bool] | None = None) -> dict[str, Any]:
     """What differs between the runs in two folders, A and B, as written to diff.json.
 
-    `labels`, by (query_id, docid), go before what both runs know of people's.
+    `labels`, by (query_id, docid), go before what both runs know of people's; what these say differently is left out.
 
     Candidates are matched by their place if both read the same source, else by query_id and docid.
     Raises RelabelError for a folder that holds no run, or one that is not up to date, and for two without a candidate
@@ -64,10 +64,10 @@ def difference(one: str | Path, other: str | Path, labels: Mapping[Name, bool] |
     """
     with ExitStack() as opening:
         sides = (_open(one, opening), _open(other, opening))
-        people: dict[Name, bool] = {}
-        for side in sides:
-            people |= people_of(side.opened)
-        people |= labels or {}
+        one_says, other_says = (people_of(side.opened).labels for side in sides)
+        disputed = {name for name, value in one_says.items() if other_says.get(name, value) != value}
+        people = {**one_says, **other_says}
+        people = {name: value for name, value in people.items() if name not in disputed} | dict(labels or {})
         with _Joined(sides, people) as tables:
             _check_common(tables, sides)
             found = {
@@ -75,6 +75,7 @@ def difference(one: str | Path, other: str | Path, labels: Mapping[Name, bool] |
                 "settings": _settings(sides),
                 **tables.counts(),
                 "human": tables.human(),
+                "disputed_labels": len(disputed - (labels or {}).keys()),
                 "cost": _cost(sides),
             }
             found["examples"] = _examples(sides, tables.changed(), people)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from relabel import __version__
 from relabel.audits import audited, public, write_pages
-from relabel.config import LabelsSettings, LedgerSettings
+from relabel.config import LedgerSettings
 from relabel.derived import discard, partial_path, write_all
 from relabel.errors import ConfigError, InputError, Unfinished
 from relabel.folder import (
     PAGES,
-    REVIEWS,
     Opened,
     derived_files,
     discard_derived,
     fingerprint_of,
     guard,
+    guard_card,
     is_within,
     judges_of,
     ledger_of,
@@ -31,9 +30,11 @@ from relabel.folder import (
     source_of,
     tables_up_to_date,
     write_config,
+    write_people,
 )
 from relabel.formats import FILES, needs_negatives
 from relabel.hub import Place, place_of, push
+from relabel.labels import Name
 from relabel.ledger import Ledger, segments
 from relabel.log import Log
 from relabel.meter import Meter
@@ -66,26 +67,30 @@ def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str
     return report
 
 
-def report_run(folder: str | Path, labels: LabelsSettings | None = None) -> dict[str, Any]:
-    """Write a run's report again; `labels` are what people say of its candidates, which the run's config then records.
+def report_run(folder: str | Path, labels: Mapping[Name, bool] | None = None) -> dict[str, Any]:
+    """Write a run's report again; `labels` are what people say of its candidates, by (query_id, docid), and stay.
 
     What is up to date is not derived again: its tables are asked anew. Raises RelabelError; Unfinished if replies are
     missing.
     """
     opened = reopen(folder)
     if labels is not None:
-        opened = replace(opened, config=opened.config.model_copy(update={"labels": labels}))
+        write_people(opened.folder, labels)
     known = read_report(opened.folder)
     if known is None or not tables_up_to_date(opened, known):
         return _exported(opened, None, partial=False)[1]
+    try:
+        return report_again(opened, known)
+    except InputError:  # the tables are damaged; the ledger is not
+        return _exported(opened, None, partial=False)[1]
+
+
+def report_again(opened: Opened, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask the tables of a run anew, and write its report. Raises InputError for tables that are damaged."""
+    guard(opened.folder, opened.config.input)
     with ledger_of(opened.folder, opened.config) as ledger:
-        try:
-            report = audited(opened, ledger, known | {"fingerprint": fingerprint_of(opened, ledger)})
-        except InputError:  # the tables are damaged; the ledger is not
-            return _exported(opened, None, partial=False)[1]
+        report = audited(opened, ledger, {**known, "fingerprint": fingerprint_of(opened, ledger)})
     write_pages(opened, report)
-    if labels is not None:
-        write_config(opened)
     return report
 
 
@@ -162,11 +167,9 @@ def _export_to_hub(
 
 
 def _moved(opened: Opened, folder: Path) -> Opened:
-    """The run with another folder, and its reviews there."""
-    discard(folder / REVIEWS)
-    if (opened.folder / REVIEWS).is_file():
-        shutil.copyfile(opened.folder / REVIEWS, folder / REVIEWS)
-    return replace(opened, folder=folder)
+    """The run with another folder, which reads the run's ledger, and what people say there."""
+    read = LedgerSettings(read=[str(opened.folder.absolute()), *opened.config.ledger.read])
+    return replace(opened, folder=folder, config=opened.config.model_copy(update={"ledger": read}))
 
 
 def _export_folder(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> tuple[Path, dict[str, Any]]:
@@ -175,9 +178,7 @@ def _export_folder(opened: Opened, ledger: Ledger, place: Path, partial: bool) -
     guard(place, opened.config.input)
     if segments(place):
         raise ConfigError(f"{place}: holds a run of its own, with its ledger; export to another folder")
-    read = LedgerSettings(read=[str(opened.folder.absolute()), *opened.config.ledger.read])
-    config = opened.config.model_copy(update={"ledger": read})
-    elsewhere = replace(_moved(opened, place), config=config)
+    elsewhere = _moved(opened, place)
     report = derive(elsewhere, ledger, partial=partial)
     write_config(elsewhere)
     return elsewhere.cleaned, report
@@ -193,6 +194,8 @@ def _export_file(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> 
     if not place.name.endswith((*FILES, opened.source.suffix)):
         known = ", ".join(dict.fromkeys([opened.source.suffix, ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]))
         raise ConfigError(f"{place}: unknown suffix; expected one of {known}")
+    beside = place.with_name(f"{place.name}.{CARD}")
+    guard_card(beside)
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".relabel-", dir=place.parent) as scratch:
         elsewhere = replace(_moved(opened, Path(scratch)), named=f"cleaned-{place.name}")
@@ -200,5 +203,5 @@ def _export_file(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> 
         discard(place)
         elsewhere.cleaned.replace(place)
         described = card(report, opened.config, place, alone=True)
-        write_whole(place.with_name(f"{place.name}.{CARD}"), described.encode())
+        write_whole(beside, described.encode())
     return place, report

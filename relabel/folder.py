@@ -6,13 +6,13 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import yaml
@@ -20,22 +20,23 @@ import yaml
 from relabel import __version__
 from relabel.cascade import Cascade
 from relabel.config import Config, InputSettings, LLMJudgeSettings, OutputSettings, PolicySettings, ScreenSettings
-from relabel.derived import QUARANTINE, Derived, discard, outcomes, partial_path, without_errors
+from relabel.derived import QUARANTINE, Derived, discard, for_others, outcomes, partial_path
 from relabel.errors import ConfigError, InputError
 from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
 from relabel.formats.base import file_identity
-from relabel.labels import Name, read_labels, read_reviews
+from relabel.labels import Name, read_reviews
 from relabel.ledger import Ledger, segments
 from relabel.loading import RECORDED, find_config, load_config, parse, read_yaml, yaml_mapping
 from relabel.meter import Meter
 from relabel.records import Instance, Outcome, Quarantined
 from relabel.report import CARD, PAGE, REPORT, SUMMARY
 from relabel.report.card import MARK
+from relabel.report.pages import write_whole
 from relabel.resources import shipped
 from relabel.tables import DECISIONS, POSITIVES
 from relabel.text import without_credentials
 
-CONFIG, REVIEWS = RECORDED, "reviews.jsonl"
+CONFIG, REVIEWS, PEOPLE = RECORDED, "reviews.jsonl", "people.jsonl"
 _CLEANED = tuple(f"cleaned{suffix}" for suffix in (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".hf", ".beir"))
 _DERIVED = (DECISIONS, POSITIVES, QUARANTINE)
 PAGES = (PAGE, SUMMARY, CARD)
@@ -53,7 +54,7 @@ class Opened:
     identity: tuple[int, str]
     named: str | None = None
     public: bool = False
-    """Whether what servers say of their refusals is left out: they name hosts and users."""
+    """Whether what only this machine knows is left out."""
 
     @property
     def cleaned(self) -> Path:
@@ -82,7 +83,7 @@ class Opened:
         self, records: Iterable[Instance | Quarantined], ledger: Ledger, meter: Meter
     ) -> Iterator[Outcome | Quarantined]:
         found = self._told(records, ledger, meter)
-        return map(without_errors, found) if self.public else found
+        return map(for_others, found) if self.public else found
 
     def _told(
         self, records: Iterable[Instance | Quarantined], ledger: Ledger, meter: Meter
@@ -120,19 +121,37 @@ def open_run(config: Config) -> Opened:
         run=given.run,
     )
     opened = Opened(config, Path(config.output.dir or "outputs/run"), source, cascade, source.identity())
-    people_of(opened)
     if opened.converted:
         needs_negatives(opened.converted)
     return opened
 
 
-def people_of(opened: Opened) -> dict[Name, bool]:
-    """Whether people call a candidate relevant, by (query_id, docid): the labels that a run's config names, and its
-    reviews, which go before. Raises InputError.
+class People(NamedTuple):
+    """Whether people call a candidate relevant, by (query_id, docid); or why what they say cannot be read."""
+
+    labels: dict[Name, bool]
+    fault: str = ""
+
+
+def people_of(opened: Opened) -> People:
+    """What the labels and the reviews in a run's folder say, and those in the folders whose ledgers it reads; its own
+    go before, and reviews before labels.
     """
-    labels = opened.config.labels
-    named = read_labels(labels.path, labels.relevant) if labels else {}
-    return named | read_reviews(opened.folder / REVIEWS)
+    folders = [*map(Path, reversed(opened.config.ledger.read)), opened.folder]
+    found: dict[Name, bool] = {}
+    try:
+        for name in (PEOPLE, REVIEWS):
+            for folder in folders:
+                found |= read_reviews(folder / name)
+    except InputError as fault:
+        return People({}, str(fault))
+    return People(found)
+
+
+def write_people(folder: Path, labels: Mapping[Name, bool]) -> None:
+    """Keep what people say with the run, in the place of what was kept before."""
+    rows = ({"query_id": query, "docid": docid, "relevant": value} for (query, docid), value in labels.items())
+    write_whole(folder / PEOPLE, b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
 
 
 def reopen(folder: str | Path, *, policy: str | None = None) -> Opened:
@@ -225,9 +244,13 @@ def guard(folder: Path, given: InputSettings) -> None:
     if ours and not is_run:
         names = ", ".join(sorted(path.name for path in ours))
         raise ConfigError(f"{folder}: holds {names}, which no run wrote; name another folder, or move them away")
-    described = folder / CARD
-    if described.is_file() and MARK not in described.read_text(encoding="utf-8", errors="replace"):
-        raise ConfigError(f"{described}: was not written by relabel, and would be replaced by the card; move it away")
+    guard_card(folder / CARD)
+
+
+def guard_card(path: Path) -> None:
+    """Refuse to write a card over a file that relabel has not written. Raises ConfigError."""
+    if path.exists() and not (path.is_file() and MARK in path.read_text(encoding="utf-8", errors="replace")):
+        raise ConfigError(f"{path}: was not written by relabel, and would be replaced by the card; move it away")
 
 
 def discard_derived(folder: Path, *, but: Collection[Path] = ()) -> None:
@@ -254,14 +277,8 @@ def up_to_date(opened: Opened, known: dict[str, Any]) -> bool:
 
 def tables_up_to_date(opened: Opened, known: dict[str, Any]) -> bool:
     """Whether this holds of all but the report, which alone tells what people say."""
-    before, now = (
-        {name: value for name, value in fingerprint.items() if name not in _OF_THE_REPORT}
-        for fingerprint in (known.get("fingerprint", {}), fingerprint_of(opened))
-    )
+    before, now = ({**one, "people": ""} for one in (known.get("fingerprint", {}), fingerprint_of(opened)))
     return before == now and _complete(opened, known)
-
-
-_OF_THE_REPORT = ("reviews", "labels")
 
 
 def _complete(opened: Opened, known: dict[str, Any]) -> bool:
@@ -273,8 +290,7 @@ def _complete(opened: Opened, known: dict[str, Any]) -> bool:
 
 def fingerprint_of(opened: Opened, ledger: Ledger | None = None) -> dict[str, str]:
     """What the derived files are a function of; while it stays the same, so do they."""
-    config = opened.config.model_dump(mode="json", exclude={"output": {"dir"}, "input": {"path"}, "labels": True})
-    labels = opened.config.labels
+    config = opened.config.model_dump(mode="json", exclude={"output": {"dir"}, "input": {"path"}})
     return {
         "version": __version__,
         "code": _code(),
@@ -283,13 +299,15 @@ def fingerprint_of(opened: Opened, ledger: Ledger | None = None) -> dict[str, st
         "prompts": " ".join(sorted(prompt.label for prompt in opened.cascade.prompts.values())),
         "calibrations": " ".join(judge.sha256 for judge in opened.cascade.calibrated.values()),
         "ledger": ledger.head() if ledger else _head(opened),
-        "reviews": _digest(opened.folder / REVIEWS),
-        "labels": f"{_digest(Path(labels.path))} {labels.relevant:g}" if labels else "",
+        "people": _people_digest(opened),
     }
 
 
-def _digest(path: Path) -> str:
-    return file_identity([path])[1] if path.is_file() else ""
+def _people_digest(opened: Opened) -> str:
+    """Of all that people say; nothing if they say nothing."""
+    folders = [*map(Path, opened.config.ledger.read), opened.folder]
+    paths = [path for folder in folders for name in (PEOPLE, REVIEWS) if (path := folder / name).is_file()]
+    return file_identity(paths)[1] if paths else ""
 
 
 def _head(opened: Opened) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -15,6 +16,8 @@ Name = tuple[str, str]
 
 def read_labels(path: str, relevant: float) -> dict[Name, bool]:
     """Human labels by pair: whether the grade is `relevant` or more. Raises InputError with the line of a bad one."""
+    if not math.isfinite(relevant):
+        raise InputError(f"the least grade of a relevant passage is {relevant}, expected a number")
     found: dict[Name, tuple[float, int]] = {}
     for line, row in rows_of(path):
         grade = row.get("grade")

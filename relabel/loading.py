@@ -57,8 +57,6 @@ def _locate(given: dict[str, Any], beside: Path) -> None:
     source, ledger, clients = given.get("input"), given.get("ledger"), given.get("clients")
     if isinstance(source, dict) and "path" in source:
         absolute(source, "path")
-    if isinstance(given.get("labels"), dict) and "path" in given["labels"]:
-        absolute(given["labels"], "path")
     if isinstance(ledger, dict) and isinstance(ledger.get("read"), list):
         for number in range(len(ledger["read"])):
             absolute(ledger["read"], number)

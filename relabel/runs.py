@@ -21,7 +21,7 @@ from relabel.costs import Prices
 from relabel.derived import QUARANTINE
 from relabel.engine import Watch, answer, interruptible, watched
 from relabel.errors import ConfigError, Damaged, InputError, RunStopped
-from relabel.export import derive
+from relabel.export import derive, report_again
 from relabel.folder import (
     Opened,
     discard_derived,
@@ -29,6 +29,7 @@ from relabel.folder import (
     held_before,
     open_run,
     recorded_config,
+    tables_up_to_date,
     up_to_date,
     with_options,
     write_config,
@@ -93,9 +94,10 @@ def _run(
     opened: Opened, retry: Retry, watch: Watch | None, say: Callable[[str], None], news: Sequence[str] = ()
 ) -> Summary:
     known = read_report(opened.folder)
-    if known is not None and not retry and up_to_date(opened, known):
-        _check_usable(opened, known)
-        return Summary(opened.folder, known, Progress({}), unchanged=True)
+    if known is not None and not retry and tables_up_to_date(opened, known):
+        current = known if up_to_date(opened, known) else report_again(opened, known)
+        _check_usable(opened, current)
+        return Summary(opened.folder, current, Progress({}), unchanged=True)
     guard(opened.folder, opened.config.input)
     clients = _clients(opened, lambda message: tell(message))
     _make(opened.folder)

@@ -1,10 +1,11 @@
-"""Making untrusted text safe to print."""
+"""Making text safe to print, and to give to others."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import unicodedata
+from pathlib import Path
 
 
 def without_credentials(url: str) -> str:
@@ -30,3 +31,9 @@ def printable(text: str) -> str:
 def well_formed(text: str) -> str:
     """The text with halves of surrogate pairs, which JSON lets pass and UTF-8 cannot hold, replaced."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def public_name(model: str) -> str:
+    """A model's name; of one that lies in a folder here, that folder's name alone."""
+    local = model.startswith(("/", "./", "../", "~")) or Path(model).exists()
+    return Path(model).name if local else model

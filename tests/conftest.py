@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from relabel.config import Config
 from relabel.records import Case, Instance, Passage, Verdicts
 
 if TYPE_CHECKING:
     from relabel.testing import FakeHub
+
+hypothesis_settings.register_profile("relabel", deadline=None)  # other work on the machine is no fault
+hypothesis_settings.load_profile("relabel")
 
 HUB_TOKEN = "hf_NobodyMaySeeThis"
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -11,7 +11,7 @@ import pytest
 
 from relabel.differences import check_place, difference, write_difference
 from relabel.errors import ConfigError, InputError, Unfinished
-from relabel.export import export_run
+from relabel.export import export_run, report_run
 from relabel.formats import open_sink, open_source
 from relabel.loading import load_config
 from relabel.records import Decision, Instance, Outcome
@@ -210,3 +210,14 @@ class TestWhereThePageGoes:
         for _ in range(2):
             check_place(tmp_path / "diff.html")
             write_difference(difference(folder, folder), tmp_path / "diff.html")
+
+
+def test_labels_that_the_runs_dispute_are_left_out_whatever_their_order(source: Path, tmp_path: Path) -> None:
+    one, other = judged(source, tmp_path / "a", 0.9), judged(source, tmp_path / "b", 0.7)
+    people = relevant(source)
+    report_run(one, people)
+    report_run(other, {name: not value if name[0] == "q1" else value for name, value in people.items()})
+    found, back = difference(one, other), difference(other, one)
+    assert found["disputed_labels"] == back["disputed_labels"] == 5
+    assert found["human"]["found"]["candidates"] == 5 * (QUERIES - 1)
+    assert found["human"]["found"]["a"] == back["human"]["found"]["b"]

@@ -143,20 +143,19 @@ def _complete(report: Mapping[str, Any]) -> _Check:
 
 
 def _decided(report: Mapping[str, Any]) -> _Check:
-    candidates = report["candidates"]
-    asked = candidates["in"] - report["rules"].get("unjudged", 0)
+    whole = report["changes"]["all"]
+    asked, decided = whole["candidates"], whole["false_negatives_among"]
     if not asked:
         return "candidates decided", "look", "no candidate was judged"
-    open_ones = candidates["undecided"] + candidates["unanswered"]
     reasons: dict[str, int] = {}
     for tier in report["tiers"].values():
         for reason, count in tier["abstained"].items():
             reasons[reason] = reasons.get(reason, 0) + count
     worst = max(reasons, key=lambda reason: reasons[reason], default="")
-    says = f"{asked - open_ones:,} of {asked:,} judged candidates have a verdict that decides"
+    says = f"{decided:,} of {asked:,} judged candidates have a verdict that decides"
     if worst:
         says += f"; judges abstained mostly for: {worst} ({reasons[worst]:,})"
-    return "candidates decided", "ok" if asked - open_ones >= _COVERED * asked else "look", says
+    return "candidates decided", "ok" if decided >= _COVERED * asked else "look", says
 
 
 def _usable(report: Mapping[str, Any]) -> _Check:
@@ -193,6 +192,8 @@ def _kappa(row: Mapping[str, Any]) -> str:
 
 def _people(report: Mapping[str, Any]) -> _Check:
     name, human = "people agree", report["human"]
+    if report["people_fault"]:
+        return name, "look", f"what they say cannot be read: {report['people_fault']}"
     if human is None:
         return name, "unknown", "nobody has looked: give labels with --labels FILE --relevant GRADE"
     if not human["matched"]:

@@ -11,6 +11,7 @@ import yaml
 
 from relabel.config import Config
 from relabel.report.pages import markdown
+from relabel.text import public_name
 
 MARK = "<!-- Written by relabel"
 """What every card holds: a README.md without it is somebody's own."""
@@ -34,7 +35,7 @@ def card(report: Mapping[str, Any], config: Config, cleaned: Path, *, alone: boo
         cleaned=cleaned.name,
         alone=alone,
         format=format_of(report, config),
-        licensed=config.output.card.license is not None,
+        licensed=bool(config.output.card.license),
         recipe=text,
         fence="`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))]),
         title=title_of(report, config),
@@ -50,10 +51,11 @@ def recipe_of(config: Config) -> dict[str, Any]:
     for tier in chosen["cascade"]:
         tier["judge"].pop("extra_body", None)
         tier["judge"].pop("cache", None)
-        for name in ("prompt", "calibration", "model"):
-            value = tier["judge"].get(name, "")
-            if name != "model" or Path(value).is_absolute():
-                tier["judge"] |= {name: Path(value).name} if value else {}
+        for name in ("prompt", "calibration"):
+            if name in tier["judge"]:
+                tier["judge"][name] = Path(tier["judge"][name]).name
+        if "model" in tier["judge"]:
+            tier["judge"]["model"] = public_name(tier["judge"]["model"])
     return chosen
 
 

@@ -28,11 +28,13 @@ FOUND = "rule IN ('false-negative', 'false-negative-removes-instance')"
 NAMED = f"({FOUND} OR rule = 'duplicate-of-positive')"
 """What the decisions say is relevant: that, and a copy of a positive, however it was found."""
 
-JUDGED = "rule NOT IN ('unjudged', 'unanswered')"
-"""What has been decided by what judges said, or by their saying nothing."""
+JUDGED = "NOT waits AND rule NOT IN ('unjudged', 'unanswered')"
+"""What has been decided by what judges said, or by their saying nothing; of `rows` and what is made of them."""
 
 DECIDED = f"{JUDGED} AND rule <> 'undecided'"
 """What has a verdict."""
+
+_UNANSWERED = f'"{ABSTAINED}{UNANSWERED}"'
 
 _IS_REPEAT = "regexp_full_match(query_id, '[0-9a-f]{32}-[0-9]+')"
 """Whether a query's id is one that relabel made, for the same query once more."""
@@ -194,7 +196,8 @@ class Tables(Database):
         """
         for name, join in (("labelled", "JOIN"), ("told", "LEFT JOIN")):
             self.ask(
-                f"CREATE VIEW {name} AS SELECT rows.*, labels.relevant FROM rows {join} labels USING (query_id, docid)"
+                f"CREATE VIEW {name} AS SELECT rows.*, labels.relevant FROM rows {join} labels "
+                f"USING (query_id, docid) WHERE {JUDGED}"
             )
         self.ask(
             "CREATE VIEW placed AS SELECT rows.*, 2 * position <= size AS early FROM rows JOIN (SELECT line, query_id, "
@@ -208,13 +211,13 @@ class Tables(Database):
         self._trails = {trail: read_trail(trail) for (trail,) in self.ask("SELECT DISTINCT trail FROM decisions")}
         tiers = range(len(self.flags.tiers))
         columns = "".join(f", j{n} BOOLEAN, f{n} BOOLEAN" for n in tiers)
-        self.ask(f"CREATE TABLE trails (trail VARCHAR, number INTEGER, disputes INTEGER{columns})")
+        self.ask(f"CREATE TABLE trails (trail VARCHAR, number INTEGER, disputes INTEGER, waits BOOLEAN{columns})")
         self._by_number = [said for _, said in sorted(self._trails.items())]
         rows = []
         for number, (trail, said) in enumerate(sorted(self._trails.items())):
             flags = self.flags.of(said)
             told = [value for tier in self.flags.tiers for value in (tier in flags, flags.get(tier, False))]
-            rows.append((trail, number, self.flags.disputes(said), *told))
+            rows.append((trail, number, self.flags.disputes(said), _UNANSWERED in trail, *told))
         if rows:
             self.connection.executemany(f"INSERT INTO trails VALUES ({', '.join('?' * len(rows[0]))})", rows)
         cluster = self.cluster("decisions")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relabel.config import LabelsSettings
 from relabel.differences import difference, write_difference
 from relabel.export import report_run
+from relabel.labels import read_labels
 from relabel.runs import run
 from relabel.testing import Answer, LabelledJudge, ReplyServer, rlhn_reply
 from tests.conftest import config, tevatron
@@ -52,7 +52,7 @@ def cascaded(
         given = [f"input.path={json.dumps(str(source))}", f"clients.openai.base_url={server.url}", *overrides]
         run("answer-cascade", overrides=given, output=folder, say=quiet)
     if labels is not None:
-        report_run(folder, LabelsSettings(path=str(labels), relevant=relevant))
+        report_run(folder, read_labels(str(labels), relevant))
     return folder
 
 

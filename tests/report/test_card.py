@@ -13,9 +13,10 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard
 
-from relabel.config import Config, LabelsSettings
+from relabel.config import Config
 from relabel.errors import ConfigError, RunStopped
 from relabel.export import export_run, report_run
+from relabel.labels import read_labels
 from relabel.loading import load_config
 from relabel.report.card import size_of
 from relabel.resources import shipped
@@ -159,6 +160,25 @@ class TestWhatStaysHere:
             for secret in (b"SECRETHOME", b"SECRETHOST", b"SECRETUSER", b"alice"):
                 assert secret not in content, (name, secret)
 
+    @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+    def test_nor_is_where_models_lie(self, tmp_path: Path, hub: FakeHub) -> None:
+        home = tmp_path / "SECRETHOME" / "tiny-qwen"
+        home.mkdir(parents=True)
+        source = tmp_path / "train.jsonl"
+        source.write_text("".join(json.dumps(tevatron(n)) + "\n" for n in range(3)), encoding="utf-8")
+        with ReplyServer(lambda body: rlhn_reply(worse=[1])) as server:
+            given = settings(source, server.url)
+            for tier in given["cascade"]:
+                tier["judge"]["model"] = str(home)
+            run(Config.model_validate(given), output=tmp_path / "run", say=lambda _: None)
+        export_run(tmp_path / "run", to="hf://me/cleaned", say=lambda _: None)
+        files = hub.files["me/cleaned"]["main"]
+        assert b"tiny-qwen" in files["README.md"]
+        for name, content in files.items():
+            if name.endswith(".parquet"):
+                content = repr(pq.read_table(io.BytesIO(content)).to_pylist()).encode()
+            assert b"SECRETHOME" not in content, name
+
     def test_the_card_names_the_prompt_without_its_folder(self, told: Path) -> None:
         text = (told / "README.md").read_text(encoding="utf-8")
         assert "prompt: mine.md" in text
@@ -173,7 +193,7 @@ def test_people_are_remembered_wherever_the_set_goes(folder: Path, tmp_path: Pat
         for k in (1, 2, 3)
     ]
     labels.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    first = report_run(folder, LabelsSettings(path=str(labels), relevant=1))
+    first = report_run(folder, read_labels(str(labels), 1))
     assert first["human"]["actions"]["drop"]["relevant"] == 1
     assert report_run(folder)["human"] == first["human"]
     _, exported = export_run(folder, to=tmp_path / "out/")
@@ -181,11 +201,39 @@ def test_people_are_remembered_wherever_the_set_goes(folder: Path, tmp_path: Pat
     assert "against people's labels on 15 candidates" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
-def test_reviews_go_along_with_an_export(folder: Path, tmp_path: Path) -> None:
+def test_reviews_are_read_wherever_the_set_goes_and_never_touched(folder: Path, tmp_path: Path) -> None:
     (folder / "reviews.jsonl").write_text('{"query_id": "q1", "docid": "q1-n2", "relevant": true}\n')
-    _, exported = export_run(folder, to=tmp_path / "out/")
-    assert exported["human"]["matched"] == 1
-    assert report_run(tmp_path / "out")["human"]["matched"] == 1
+    (tmp_path / "out").mkdir()
+    own = '{"query_id": "q1", "docid": "q1-n1", "relevant": false}\n'
+    (tmp_path / "out" / "reviews.jsonl").write_text(own)
+    for _ in range(2):
+        _, exported = export_run(folder, to=tmp_path / "out/")
+        assert exported["human"]["matched"] == 2
+    assert report_run(tmp_path / "out")["human"]["matched"] == 2
+    assert (tmp_path / "out" / "reviews.jsonl").read_text() == own
+
+
+def test_labels_stay_with_a_run_when_it_moves_and_when_their_file_does(folder: Path, tmp_path: Path) -> None:
+    labels = {("q1", "q1-n2"): True}
+    report_run(folder, labels)
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert report_run(moved)["human"]["matched"] == 1
+    before = (moved / "decisions.parquet").stat().st_mtime_ns
+    (moved / "people.jsonl").unlink()
+    summary = run(moved, say=lambda _: None)
+    assert summary.report is not None
+    assert (summary.unchanged, summary.report["human"]) == (True, None)
+    assert (moved / "decisions.parquet").stat().st_mtime_ns == before, "labels change no decision"
+
+
+def test_reviews_that_cannot_be_read_stop_nothing_but_are_said(folder: Path) -> None:
+    (folder / "reviews.jsonl").write_text("garbage\n")
+    report = report_run(folder)
+    assert report["human"] is None
+    (people,) = [one for one in report["checks"] if one["check"] == "people agree"]
+    assert people["status"] == "look"
+    assert "reviews.jsonl, line 1" in people["says"]
+    export_run(folder)
 
 
 def test_a_partial_set_says_so_first(tmp_path: Path) -> None:
@@ -212,9 +260,16 @@ class TestWhatIsNotOverwritten:
 
     def test_a_readme_of_ones_own_stays(self, folder: Path) -> None:
         (folder / "README.md").write_text("My notes.")
-        with pytest.raises(ConfigError, match="was not written by relabel"):
-            export_run(folder)
+        for again in (export_run, report_run):
+            with pytest.raises(ConfigError, match="was not written by relabel"):
+                again(folder)
         assert (folder / "README.md").read_text() == "My notes."
+
+    def test_nor_is_one_beside_a_file(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.jsonl.README.md").write_text("My notes.")
+        with pytest.raises(ConfigError, match="was not written by relabel"):
+            export_run(folder, to=tmp_path / "a.jsonl")
+        assert not (tmp_path / "a.jsonl").exists()
 
     @pytest.mark.parametrize("place", ["https://hub/me/x", "hf:/me/x", "HF://me/x", " hf://me/x", "s3:/x", "a\x1bb"])
     def test_what_looks_like_an_address_is_refused(self, folder: Path, place: str) -> None:
@@ -225,7 +280,7 @@ class TestWhatIsNotOverwritten:
         page = folder / "report.html"
         whole = page.read_bytes()
         page.write_bytes(whole[:1000])
-        assert not run(folder, say=lambda _: None).unchanged
+        run(folder, say=lambda _: None)
         assert page.read_bytes() == whole
 
     def test_damaged_decisions_are_derived_again(self, folder: Path) -> None:
