@@ -60,7 +60,7 @@ def rows_of(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The rows of a JSONL or Parquet file with their numbers. Raises InputError."""
     if not Path(path).is_file():
         known = "not a run's folder" if Path(path).is_dir() else "no such file or folder"
-        raise InputError(f"{path}: {known}; expected JSON Lines or Parquet, or, for a pilot, the folder of its run")
+        raise InputError(f"{path}: {known}; expected a file of JSON Lines or Parquet")
     for row in open_store(path, name=None, split=None, revision=None).rows():
         if row.problem is not None:
             raise InputError(f"{path}, line {row.number}: {row.problem}")

@@ -226,7 +226,7 @@ def test_bad_input_is_said_in_one_message(bad: Callable[..., str], tmp_path: Pat
     (tmp_path / "labels.jsonl").write_text('{"query_id": "q", "docid": "d", "grade": 1}\n')
     (tmp_path / "table.jsonl").write_text('{"query_id": "q", "docid": "d", "tier": "t", "judge": "j", "label": "1"}\n')
     options = ("--labels", "labels.jsonl", "--relevant", "1", "--strong", "t")
-    assert "nowhere: no such file or folder; expected JSON Lines or Parquet, or, for a pilot" in bad(
+    assert "nowhere: no such file or folder; expected a file of JSON Lines or Parquet" in bad(
         "nowhere", *options
     )
     assert "none: no such file" in bad("table.jsonl", "--labels", "none", *options[2:])
