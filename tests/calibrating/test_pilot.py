@@ -226,9 +226,7 @@ def test_bad_input_is_said_in_one_message(bad: Callable[..., str], tmp_path: Pat
     (tmp_path / "labels.jsonl").write_text('{"query_id": "q", "docid": "d", "grade": 1}\n')
     (tmp_path / "table.jsonl").write_text('{"query_id": "q", "docid": "d", "tier": "t", "judge": "j", "label": "1"}\n')
     options = ("--labels", "labels.jsonl", "--relevant", "1", "--strong", "t")
-    assert "nowhere: no such file or folder; expected a file of JSON Lines or Parquet" in bad(
-        "nowhere", *options
-    )
+    assert "nowhere: no such file or folder; expected a file of JSON Lines or Parquet" in bad("nowhere", *options)
     assert "none: no such file" in bad("table.jsonl", "--labels", "none", *options[2:])
     assert ".: not a run's folder" in bad(".", *options)
     assert "found 1 relevant and 0 other labelled pairs of 1 queries; a fit needs 10" in bad("table.jsonl", *options)
