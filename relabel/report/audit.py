@@ -172,7 +172,7 @@ def agreements(tables: Tables, facts: Sequence[TierFacts]) -> list[dict[str, Any
     """For each two tiers that judged the same candidates: their labels against each other, and Cohen's kappa; of the
     labels if both give the same ones, else of what they flag.
     """
-    counted = tables.by_cluster("number")
+    counted = tables.trails_by_cluster()
     found = []
     for (n, one), (m, other) in combinations(enumerate(facts), 2):
         row = _agreement(tables, counted, one, other)
@@ -183,7 +183,7 @@ def agreements(tables: Tables, facts: Sequence[TierFacts]) -> list[dict[str, Any
 
 
 def _agreement(
-    tables: Tables, counted: Sequence[tuple[Any, ...]], one: TierFacts, other: TierFacts
+    tables: Tables, counted: Sequence[tuple[Any, int, int]], one: TierFacts, other: TierFacts
 ) -> dict[str, Any] | None:
     same = list(one.labels) == list(other.labels)
     confusion: Counter[tuple[str, str]] = Counter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -108,12 +108,12 @@ class Database:
         except duckdb.Error as fault:
             raise InputError(f"{path}: cannot be read: {str(fault).splitlines()[0]}") from None
 
-    def ask(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
         """All rows of a query's answer. Raises InputError for files that are not as they were written."""
         import duckdb
 
         try:
-            return self.connection.execute(query, list(parameters)).fetchall()
+            return self.connection.execute(query).fetchall()
         except duckdb.Error as fault:
             names = " or ".join(map(str, self._paths))
             raise InputError(f"{names}: cannot be read: {str(fault).splitlines()[0]}") from None
@@ -239,9 +239,10 @@ class Tables(Database):
         (cuts,) = self.ask(f"SELECT quantile_disc({column}, [{shares}]) FROM decisions WHERE isfinite({column})")[0]
         return sorted(set(cuts or ()))
 
-    def by_cluster(self, columns: str, where: str = "TRUE") -> list[tuple[Any, ...]]:
-        """Counts of rows by cluster and these columns: cluster, columns…, count."""
-        return self.ask(f"SELECT cluster, {columns}, count(*) FROM rows WHERE {where} GROUP BY ALL ORDER BY ALL")
+    def trails_by_cluster(self) -> list[tuple[Any, int, int]]:
+        """Rows of (cluster, a trail's number, how many candidates took it)."""
+        asked = "SELECT cluster, number, count(*) FROM rows GROUP BY ALL ORDER BY ALL"
+        return [(cluster, number, count) for cluster, number, count in self.ask(asked)]
 
     def said(self, number: int) -> Mapping[str, str | None]:
         """What the tiers said along a trail, by its number in `rows`."""
