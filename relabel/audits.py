@@ -36,16 +36,19 @@ def audited(opened: Opened, ledger: Ledger, report: dict[str, Any]) -> dict[str,
 
 def write_pages(opened: Opened, report: Mapping[str, Any], title: str = "") -> None:
     """Write the card and the report into the run's folder; its name is the title, unless another is given."""
-    described = card(report, opened.config, opened.cleaned)
-    write_report(opened.folder, report, title or opened.folder.name, described)
+    told = _public(report) if opened.public else report
+    described = card(told, opened.config, opened.cleaned)
+    write_report(opened.folder, told, title or opened.folder.name, described)
 
 
-def public(report: Mapping[str, Any]) -> dict[str, Any]:
+def _public(report: Mapping[str, Any]) -> dict[str, Any]:
     """A report without what only this machine knows: where the source and models lie, and which servers answered."""
     here = Path(report["source"]["path"])
-    source = {**report["source"], "path": here.name if here.exists() else str(here)}
     cleared: dict[str, Any] = _cleared(dict(report))
-    return cleared | {"source": source}
+    return cleared | {
+        "source": {**report["source"], "path": here.name if here.exists() else str(here)},
+        "mixed": {tier: found for tier, found in cleared["mixed"].items() if found},
+    }
 
 
 def _cleared(value: Any, key: str = "") -> Any:

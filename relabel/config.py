@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import orjson
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from relabel.settings import BatchClientSettings, ClientSettings, Settings, VLLMClientSettings
+from relabel.settings import BatchClientSettings, CardSettings, ClientSettings, Settings, VLLMClientSettings
 
 
 class InputSettings(Settings):
@@ -295,33 +295,6 @@ class LedgerSettings(Settings):
     """Other runs whose ledgers may answer, too."""
 
     read: list[str] = []
-
-
-def _listed(given: Any) -> Any:
-    return [given] if isinstance(given, str) else given
-
-
-Words = Annotated[list[str], BeforeValidator(_listed)]
-
-
-class CardSettings(Settings):
-    """Metadata of the dataset card that only its publisher knows, in the words of the Hugging Face hub."""
-
-    pretty_name: str | None = None
-    license: str | list[str] | None = None
-    license_name: str | None = None
-    license_link: str | None = None
-    language: str | list[str] | None = None
-    multilinguality: Words | None = None
-    source_datasets: Words | None = None
-    task_categories: Words | None = None
-    task_ids: Words | None = None
-    tags: Words | None = None
-    annotations_creators: Words | None = None
-    language_creators: Words | None = None
-    paperswithcode_id: str | None = None
-    viewer: bool | None = None
-    extra_gated_prompt: str | None = None
 
 
 class OutputSettings(Settings):

@@ -5,7 +5,6 @@ All of it is a pure function of (source, config, replies): the same ledger gives
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +15,7 @@ import orjson
 from relabel.cascade import Cascade
 from relabel.config import PolicySettings
 from relabel.errors import Unfinished
+from relabel.files import discard, partial_path
 from relabel.formats import Sink
 from relabel.ledger import Ledger
 from relabel.meter import Meter
@@ -151,16 +151,3 @@ def quarantine_line(record: Quarantined) -> bytes:
     """One line of quarantine.jsonl."""
     content = {"line": record.line, "reason": record.reason, "record": record.record}
     return orjson.dumps(content, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
-
-
-def partial_path(path: Path) -> Path:
-    """Where a file is written before it is whole; its suffix stays, so that writers still recognise it."""
-    return path.with_name(f".partial-{path.name}")
-
-
-def discard(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from relabel.errors import ConfigError, InputError, Unfinished
+from relabel.files import write_whole
 from relabel.folder import Opened, judges_of, ledger_of, people_of, reopen, tables_up_to_date
 from relabel.labels import Name
 from relabel.ledger import Ledger
@@ -20,7 +21,7 @@ from relabel.records import Outcome, Reply
 from relabel.report import read_report
 from relabel.report.audit import outcomes, square
 from relabel.report.examples import SHOWN, context, is_of, judged
-from relabel.report.pages import html, read_json, write_json, write_whole
+from relabel.report.pages import html, read_json, write_json
 from relabel.report.queries import NAMED, Database
 from relabel.statistics import agreement, compared, measured
 from relabel.tables import DECISIONS

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from relabel import __version__
-from relabel.audits import audited, public, write_pages
+from relabel.audits import audited, write_pages
 from relabel.config import LedgerSettings
-from relabel.derived import discard, partial_path, write_all
+from relabel.derived import write_all
 from relabel.errors import ConfigError, InputError, Unfinished
+from relabel.files import discard, partial_path, write_whole
 from relabel.folder import (
     PAGES,
     Opened,
@@ -40,16 +41,20 @@ from relabel.log import Log
 from relabel.meter import Meter
 from relabel.report import CARD, REPORT, build_report, calibrations, read_report
 from relabel.report.card import card
-from relabel.report.pages import write_whole
 from relabel.tables import DECISIONS, POSITIVES
 from relabel.text import pasteable
 
 _ADDRESS = re.compile(r"\s*(\w+:/|hf:)", re.IGNORECASE)
 """What looks like an address: nobody means a folder by it."""
 
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+"""NUL, and bytes of a name that are no UTF-8."""
 
-def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str, Any]:
-    """Write all derived files of a run into its folder, from its ledger alone. Raises Unfinished."""
+
+def derive(opened: Opened, ledger: Ledger, *, partial: bool = False, title: str = "") -> dict[str, Any]:
+    """Write all derived files of a run into its folder, from its ledger alone; `title` is what the report calls it, its
+    folder's name unless told. Raises Unfinished.
+    """
     meter = Meter()
     guard(opened.folder, opened.config.input)
     discard(partial_path(opened.cleaned))
@@ -61,7 +66,7 @@ def derive(opened: Opened, ledger: Ledger, *, partial: bool = False) -> dict[str
     report["policy"] = opened.config.policy.model_dump(mode="json")
     report["files"] = {path.name: size_of(path) for path in derived_files(opened)}
     report["fingerprint"] = fingerprint_of(opened, ledger)
-    write_pages(opened, audited(opened, ledger, report))
+    write_pages(opened, audited(opened, ledger, report), title)
     pages = (opened.folder / name for name in (*PAGES, REPORT))
     discard_derived(opened.folder, but=(*derived_files(opened), *pages))
     return report
@@ -143,7 +148,7 @@ def _export(
     if not str(to):
         raise ConfigError("--to: is empty, expected a file, a folder, or hf://owner/name")
     given = str(to)
-    if given.isprintable() is False or (_ADDRESS.match(given) and not given.startswith("hf://")):
+    if _UNWRITABLE.search(given) or (_ADDRESS.match(given) and not given.startswith("hf://")):
         raise ConfigError(f"--to {given!r}: expected a file, a folder, or hf://owner/name")
     with ledger_of(opened.folder, opened.config) as ledger:
         if given.startswith("hf://"):
@@ -159,8 +164,7 @@ def _export_to_hub(
     """The cleaned set with its decisions, report and card. What names this machine or its servers stays here."""
     with tempfile.TemporaryDirectory(prefix="relabel-") as scratch:
         elsewhere = replace(_moved(opened, Path(scratch)), public=True)
-        report = derive(elsewhere, ledger, partial=partial)
-        write_pages(elsewhere, public(report), str(place.repo_id))
+        report = derive(elsewhere, ledger, partial=partial, title=place.repo_id)
         shown = [elsewhere.cleaned, *(elsewhere.folder / name for name in (DECISIONS, POSITIVES, REPORT, *PAGES))]
         files = {path.name: path for path in shown if path.exists()}
         return push(place, files, f"Cleaned by relabel {__version__}", say), report
@@ -175,7 +179,6 @@ def _moved(opened: Opened, folder: Path) -> Opened:
 def _export_folder(opened: Opened, ledger: Ledger, place: Path, partial: bool) -> tuple[Path, dict[str, Any]]:
     """A folder for all that is derived, with a config that reads the run's ledger: `verify` works on it, too."""
     place.mkdir(parents=True, exist_ok=True)
-    guard(place, opened.config.input)
     if segments(place):
         raise ConfigError(f"{place}: holds a run of its own, with its ledger; export to another folder")
     elsewhere = _moved(opened, place)

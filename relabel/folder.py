@@ -20,8 +20,9 @@ import yaml
 from relabel import __version__
 from relabel.cascade import Cascade
 from relabel.config import Config, InputSettings, LLMJudgeSettings, OutputSettings, PolicySettings, ScreenSettings
-from relabel.derived import QUARANTINE, Derived, discard, for_others, outcomes, partial_path
+from relabel.derived import QUARANTINE, Derived, for_others, outcomes
 from relabel.errors import ConfigError, InputError
+from relabel.files import discard, partial_path, write_whole
 from relabel.formats import Sink, Source, needs_negatives, open_sink, open_source
 from relabel.formats.base import file_identity
 from relabel.labels import Name, read_reviews
@@ -31,7 +32,6 @@ from relabel.meter import Meter
 from relabel.records import Instance, Outcome, Quarantined
 from relabel.report import CARD, PAGE, REPORT, SUMMARY
 from relabel.report.card import MARK
-from relabel.report.pages import write_whole
 from relabel.resources import shipped
 from relabel.tables import DECISIONS, POSITIVES
 from relabel.text import without_credentials

@@ -1,4 +1,4 @@
-"""The base of all settings, and the settings of clients: who answers, where, and how fast."""
+"""The base of all settings; the settings of clients: who answers, where, and how fast; and those of the card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """NUL, and halves of surrogate pairs."""
@@ -153,3 +153,30 @@ class ReplayClientSettings(Settings):
 ClientSettings = Annotated[
     OpenAIClientSettings | VLLMClientSettings | BatchClientSettings | ReplayClientSettings, Field(discriminator="kind")
 ]
+
+
+def _listed(given: Any) -> Any:
+    return [given] if isinstance(given, str) else given
+
+
+Words = Annotated[list[str], BeforeValidator(_listed)]
+
+
+class CardSettings(Settings):
+    """Metadata of the dataset card that only its publisher knows, in the words of the Hugging Face hub."""
+
+    pretty_name: str | None = None
+    license: str | list[str] | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: str | list[str] | None = None
+    multilinguality: Words | None = None
+    source_datasets: Words | None = None
+    task_categories: Words | None = None
+    task_ids: Words | None = None
+    tags: Words | None = None
+    annotations_creators: Words | None = None
+    language_creators: Words | None = None
+    paperswithcode_id: str | None = None
+    viewer: bool | None = None
+    extra_gated_prompt: str | None = None

@@ -1,7 +1,7 @@
 """How sure a figure is: agreement of judges, shares with intervals over queries, paired tests.
 
 Candidates of one query are alike, so that queries, and not candidates, are what is drawn at random: all intervals are
-over queries, as far as queries (or bundles of them, see `relabel.report.tables`) are told apart in the counts.
+over queries, as far as queries (or bundles of them, see `relabel.report.queries`) are told apart in the counts.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import relabel
 PACKAGE = Path(__file__).parents[1] / "relabel"
 
 LAYERS = [
-    {"records", "errors", "text", "resources", "arrow", "forms", "settings"},
+    {"records", "errors", "text", "resources", "arrow", "forms", "settings", "files"},
     {"config", "fence", "confidence", "tally", "meter", "signals", "calibration", "statistics"},
     {"loading"},
     {"formats", "prompts", "grounding", "parsing", "costs", "log", "tables"},

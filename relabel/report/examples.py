@@ -110,13 +110,13 @@ def described(
 
 
 def is_of(query_id: str, read: str) -> bool:
-    """Whether an instance that was read without those before it is that of a row: then the number behind a repeated id
-    may be another, or missing.
+    """Whether an instance that was read without those before it is that of a row: then the number behind an id that
+    relabel made may be another, or missing.
     """
     return _REPEAT.sub("", query_id) == _REPEAT.sub("", read)
 
 
-_REPEAT = re.compile(r"-\d+$")
+_REPEAT = re.compile(r"(?<=^[0-9a-f]{32})-\d+$")
 
 
 def _described(one: Chosen, outcome: Outcome, reply: Callable[[str], Reply | None]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import jinja2
 import orjson
 from markupsafe import Markup, escape
 
+from relabel.files import write_whole
 from relabel.report.plots import plots
 from relabel.text import printable
 
@@ -39,17 +40,6 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
     """Write a report with a digest, by which `read_json` knows that it is as it was written."""
     signed = {**report, "digest": _digest(report)}
     write_whole(path, orjson.dumps(signed, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name, and put it in place once it is whole."""
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as fault:
-        partial.unlink(missing_ok=True)
-        raise OSError(fault.errno, fault.strerror, str(path)) from None
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:

@@ -271,7 +271,7 @@ class TestWhatIsNotOverwritten:
             export_run(folder, to=tmp_path / "a.jsonl")
         assert not (tmp_path / "a.jsonl").exists()
 
-    @pytest.mark.parametrize("place", ["https://hub/me/x", "hf:/me/x", "HF://me/x", " hf://me/x", "s3:/x", "a\x1bb"])
+    @pytest.mark.parametrize("place", ["https://hub/me/x", "hf:/me/x", "HF://me/x", " hf://me/x", "s3:/x", "a\udcffb"])
     def test_what_looks_like_an_address_is_refused(self, folder: Path, place: str) -> None:
         with pytest.raises(ConfigError, match="expected a file, a folder, or hf://"):
             export_run(folder, to=place)
